@@ -1,0 +1,60 @@
+"""Certified solver for congested transport, the problem behind WGAN-GP critics.
+
+The public names are imported when they are first used, so that ``congested --help`` and a mistake
+in a problem file do not wait for DOLFINx.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from congested.version import __version__
+
+_PUBLIC = {
+    "Bounds": "congested.certificate",
+    "Box": "congested.domain",
+    "CellFields": "congested.certificate",
+    "CongestedError": "congested.errors",
+    "ConstantWeight": "congested.weight",
+    "DensityMeasure": "congested.measures.density",
+    "DensityWeight": "congested.weight",
+    "GaussianMixture": "congested.measures.gaussian_mixture",
+    "InfeasibleProblem": "congested.errors",
+    "InputError": "congested.errors",
+    "Interpolates": "congested.weight",
+    "MeshFile": "congested.domain",
+    "Newton": "congested.solvers.newton",
+    "NotConverged": "congested.errors",
+    "OutputOptions": "congested.problem",
+    "Points": "congested.measures.points",
+    "Problem": "congested.problem",
+    "ProgressEvent": "congested.solution",
+    "RayMonotonePair": "congested.measures.ray_monotone",
+    "RayMonotoneSource": "congested.measures.ray_monotone",
+    "Solution": "congested.solution",
+    "SolverOptions": "congested.problem",
+    "Status": "congested.solution",
+    "UniformBall": "congested.measures.uniform",
+    "UniformBox": "congested.measures.uniform",
+    "cell_integrals": "congested.certificate",
+    "load_arrays": "congested.io.arrays",
+    "plot_overview": "congested.plot",
+    "points_from_file": "congested.measures.points",
+    "read_result": "congested.io.result",
+    "solve": "congested.nested_iteration",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the names below are resolved on demand
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

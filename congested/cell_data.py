@@ -1,0 +1,182 @@
+"""The problem with cell data: masses of both measures and the weight, and which cells take part.
+
+Cells that the weight does not reach can carry no flux. They are left out of the system rather than
+given a floor, which would make the bounds those of another problem. What little mass lies in them,
+or in parts of the domain that nothing connects, is taken away and the rest rescaled, and how much
+is recorded; if it is not little, the problem is infeasible and the error says where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from dolfinx.mesh import Mesh
+from mpi4py import MPI
+
+from congested.discretization import CROUZEIX_RAVIART, BoolArray, PotentialSpace
+from congested.errors import InfeasibleProblem
+from congested.geometry import Cells, FloatArray
+from congested.integrand import capacity
+from congested.measures.base import RestrictedMasses
+from congested.weight import CellWeight
+
+# A cell is closed where the weight's density is below this part of its mean: Gaussian tails reach
+# 1e-21, where rounding errors of the flux would cost more than the whole transport.
+CLOSED_BELOW = 1e-13
+# Mass that may be taken away from closed cells if the weight is exact, and if it was sampled (then
+# a cell can be closed by chance).
+NEGLIGIBLE_MASS = 1e-6
+NEGLIGIBLE_MASS_SAMPLED = 1e-2
+
+
+@dataclass(frozen=True)
+class CellData:
+    """Data of the discrete problem on the owned cells.
+
+    Attributes
+    ----------
+    cells
+        The owned cells.
+    source, target, weight
+        Masses (n,) of μ, ν and σ; source and target balance in every active part.
+    strength
+        λ.
+    active
+        Cells that can carry flux (n,).
+    record
+        What was left out: numbers for the result file.
+    """
+
+    cells: Cells
+    source: FloatArray
+    target: FloatArray
+    weight: FloatArray
+    strength: float
+    active: BoolArray
+    record: dict[str, Any]
+
+    @cached_property
+    def capacity(self) -> FloatArray:
+        """κ = 2λσ (n,)."""
+        return capacity(self.weight / self.cells.volume, self.strength)
+
+    @cached_property
+    def load(self) -> FloatArray:
+        """f = (μ_T − ν_T)/|T| (n,)."""
+        return (self.source - self.target) / self.cells.volume
+
+
+def make_cell_data(
+    mesh: Mesh,
+    cells: Cells,
+    source: RestrictedMasses,
+    target: RestrictedMasses,
+    weight: CellWeight,
+    strength: float,
+) -> CellData:
+    """Combine masses and weight, close cells, balance every part (collective).
+
+    Raises
+    ------
+    InfeasibleProblem
+        If cells without weight hold more than a negligible mass, or a connected part of the
+        active cells does not balance its mass. Every rank raises it.
+    """
+    comm = cells.comm
+    limit = NEGLIGIBLE_MASS_SAMPLED if weight.replicates is not None else NEGLIGIBLE_MASS
+    if np.isinf(strength):
+        active = np.ones(cells.number, dtype=bool)
+    else:
+        mean = weight.mass / cells.total(cells.volume)
+        active = weight.masses > CLOSED_BELOW * mean * cells.volume
+    closed_mass = np.where(active, 0.0, np.maximum(source.masses, target.masses))
+    stranded = cells.total(closed_mass)
+    if stranded > limit:
+        raise InfeasibleProblem(
+            f"{stranded:.3g} of the mass lies in cells where the weight vanishes, "
+            f"most of it near {_format(_location(cells, closed_mass))}, and cannot move; allowed: "
+            f"{limit:g}. Use a weight that covers both measures"
+        )
+    open_cells = int(cells.total(active.astype(np.float64)))
+    space = PotentialSpace(mesh, cells, CROUZEIX_RAVIART, active)
+    part = space.components
+    parts = comm.allreduce(int(part.max(initial=-1)) + 1, op=MPI.MAX)
+    sources = _sums(comm, part, source.masses, parts)
+    targets = _sums(comm, part, target.masses, parts)
+    # A part that neither sends nor receives carries no flux at the optimum; a part whose whole
+    # mass is negligible is closed like a cell.
+    idle = np.maximum(sources, targets) <= limit / max(parts, 1)
+    if parts > 1:
+        idle |= (sources == 0.0) & (targets == 0.0)
+    unbalanced = np.where(idle, 0.0, np.abs(sources - targets))
+    worst = int(np.argmax(unbalanced)) if parts else 0
+    if parts and unbalanced[worst] > limit:
+        where = _location(cells, np.where(part == worst, source.masses + target.masses, 0.0))
+        raise InfeasibleProblem(
+            f"the part of the domain around {_format(where)} holds {sources[worst]:.6g} of the "
+            f"source but {targets[worst]:.6g} of the target, and the weight that could connect it "
+            "with the rest vanishes; allowed: equal masses in each connected part"
+        )
+    if parts == 0:
+        raise InfeasibleProblem("the weight vanishes in every cell; allowed: a positive mass")
+    # Scale both measures in each part to their mean, and all parts together to total mass one.
+    common = np.where(idle, 0.0, 0.5 * (sources + targets))
+    common /= common.sum()
+    scale_source = _quotient(common, sources)
+    scale_target = _quotient(common, targets)
+    active = active & (part >= 0)
+    active[active] = ~idle[part[active]]
+    masses = [
+        np.where(active, values * scale[np.maximum(part, 0)], 0.0)
+        for values, scale in ((source.masses, scale_source), (target.masses, scale_target))
+    ]
+    moved = [
+        cells.total(np.abs(new - old))
+        for new, old in zip(masses, (source.masses, target.masses), strict=True)
+    ]
+    record = {
+        "mass_outside": {"source": source.outside, "target": target.outside},
+        "closed_cells": int(cells.total(np.ones(cells.number))) - int(
+            cells.total(active.astype(np.float64))
+        ),
+        "cells_without_weight": int(cells.total(np.ones(cells.number))) - open_cells,
+        "parts": int(np.count_nonzero(~idle)),
+        "mass_rescaled": {"source": moved[0], "target": moved[1]},
+        "weight": {
+            "method": weight.method,
+            "mass": weight.mass,
+            "lost": weight.lost,
+            "relative_error": weight.relative_error,
+            "samples": weight.samples,
+        },
+    }
+    weights = np.where(active, weight.masses, 0.0)
+    return CellData(cells, masses[0], masses[1], weights, strength, active, record)
+
+
+def _sums(comm: MPI.Comm, part: np.ndarray, values: FloatArray, parts: int) -> FloatArray:
+    local = np.zeros(parts)
+    np.add.at(local, part[part >= 0], values[part >= 0])
+    total = np.empty_like(local)
+    comm.Allreduce(local, total, op=MPI.SUM)
+    return total
+
+
+def _quotient(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    positive = denominator > 0.0
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=positive)
+
+
+def _location(cells: Cells, values: FloatArray) -> FloatArray:
+    """Return the midpoint of the cell with the largest value of all ranks."""
+    best = int(np.argmax(values)) if cells.number else -1
+    value = float(values[best]) if best >= 0 else -np.inf
+    midpoint = cells.midpoint[best] if best >= 0 else np.zeros(cells.dimension)
+    return max(cells.comm.allgather((value, tuple(midpoint))))[1]
+
+
+def _format(point: Any) -> str:
+    return "(" + ", ".join(f"{float(coordinate):.4g}" for coordinate in point) + ")"

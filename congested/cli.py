@@ -1,0 +1,403 @@
+"""The command line: ``congested solve``, ``plot`` and ``info``.
+
+stdout carries the results, stderr the log, the progress bar and the errors. Modules that need
+DOLFINx are imported when a command needs them, so that help and typing errors come at once.
+
+Exit status: 0 done, 2 the input is wrong, 3 stopped before the gap was reached, 4 infeasible,
+130 interrupted, 143 terminated. In the last four cases everything so far has been written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
+
+from rich.text import Text
+
+from congested import parallel, report
+from congested.errors import CongestedError, InfeasibleProblem, InputError
+from congested.problem import FORMATS, LOWER_BOUNDS, METHODS, REFINEMENTS, Problem
+from congested.version import __version__
+
+if TYPE_CHECKING:
+    from dolfinx.mesh import Mesh
+    from mpi4py import MPI
+
+DONE, WRONG_INPUT, STOPPED = 0, 2, 3
+
+# Set by the launchers of Open MPI, PMIx, MPICH and Intel MPI; without them there is one rank.
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the name of the program; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status, the same on every rank.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no crash where ∫ cannot be encoded
+            stream.reconfigure(errors="replace")
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parse(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    parallel.configure_logging(comm, arguments.level)
+    try:
+        return parallel.together(comm, lambda: int(arguments.run(arguments, comm)))
+    except CongestedError as error:
+        if comm.rank == 0:
+            _say_error(_one_line(_located(error, arguments)))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return parallel.exit_status(KeyboardInterrupt())
+    except Exception as error:
+        if comm.size == 1:
+            raise
+        if comm.rank == 0:
+            _say_error(f"unexpected: {error}")
+        return 1
+
+
+def _located(error: CongestedError, arguments: argparse.Namespace) -> str:
+    """Return the text of an error, with the problem file if a key of it is to blame."""
+    file = getattr(arguments, "problem", None)
+    if isinstance(error, InputError) and error.file is None and error.key and file:
+        if not error.key.startswith("-"):
+            return f"{file}: {error}"
+    return str(error)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _say_error(text: str) -> None:
+    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.flush()
+
+
+# --- arguments ------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and under MPI only on rank 0."""
+
+    def error(self, message: str) -> NoReturn:
+        if _speaks():
+            _say_error(f"{message} ({self.prog} --help shows what is allowed)")
+        raise SystemExit(WRONG_INPUT)
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:  # type: ignore[override]
+        if _speaks():
+            super()._print_message(message, file)
+
+
+def _speaks() -> bool:
+    if not any(variable in os.environ for variable in _RANK_VARIABLES):
+        return True
+    from mpi4py import MPI
+
+    return bool(MPI.COMM_WORLD.rank == 0)
+
+
+def _positive(text: str) -> float:
+    value = _positive_or_inf(text)
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError(f'found "{text}"; allowed: a number > 0')
+    return value
+
+
+def _positive_or_inf(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0.0:
+        raise argparse.ArgumentTypeError(f'found "{text}"; allowed: a number > 0')
+    return value
+
+
+def _count(text: str) -> int:
+    try:
+        value = float(text)  # 2e6 is a way to write it
+    except ValueError:
+        value = math.nan
+    if not (value >= 1.0 and value == math.floor(value) and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f'found "{text}"; allowed: an integer >= 1')
+    return int(value)
+
+
+def _word(allowed: Sequence[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in allowed:
+            words = " or ".join(allowed)
+            raise argparse.ArgumentTypeError(f'found "{text}"; allowed: {words}')
+        return text
+
+    return check
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    check = _word(FORMATS)
+    return tuple(check(word) for word in text.split(",") if word)
+
+
+def _petsc_options(words: Sequence[str]) -> dict[str, str | None]:
+    """Return PETSc options from words like ``-ksp_rtol 1e-10 -ksp_monitor``."""
+    options: dict[str, str | None] = {}
+    name = None
+    for word in words:
+        if len(word) > 1 and word[0] == "-" and word[1].isalpha():
+            name = word[1:]
+            options[name] = None
+        elif name is not None and options[name] is None:
+            options[name] = word
+        else:
+            message = f'found "{word}"; allowed: PETSc options: -name or -name value'
+            raise InputError(message, key="--petsc")
+    return options
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Parse the arguments; what follows ``--petsc`` belongs to PETSc."""
+    petsc: list[str] = []
+    if "--petsc" in words:
+        split = words.index("--petsc")
+        words, petsc = words[:split], words[split + 1 :]
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    try:
+        arguments.petsc = _petsc_options(petsc)
+    except InputError as error:
+        parser.error(str(error))
+    arguments.level = logging.INFO
+    if getattr(arguments, "quiet", False):
+        arguments.level = logging.ERROR
+    elif getattr(arguments, "verbose", False):
+        arguments.level = logging.DEBUG
+    return arguments
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="congested",
+        description="Certified congested optimal transport: what a WGAN-GP critic should learn.",
+        epilog="Exit status: 0 done, 2 the input is wrong, 3 stopped before the gap was reached, "
+        "4 infeasible, 130 interrupted, 143 terminated. With mpirun -n N it runs on N ranks.",
+    )
+    parser.add_argument("--version", action="version", version=f"congested {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    solve = commands.add_parser(
+        "solve",
+        help="solve a problem file and write the result directory",
+        description="Solve a problem file; flags override what the file says.",
+    )
+    solve.set_defaults(run=_solve)
+    add = solve.add_argument
+    add("problem", metavar="PROBLEM.toml", help="the problem file")
+    add("-o", "--output", metavar="DIR", required=True, help="directory for the results")
+    add("--relative-gap", type=_positive, metavar="GAP", help="certified gap at which to stop")
+    add("--penalty", type=_positive_or_inf, metavar="STRENGTH", help="the λ of the penalty, or inf")
+    add("--method", type=_word(METHODS), metavar="METHOD", help=" or ".join(METHODS))
+    add("--refine", type=_word(REFINEMENTS), metavar="HOW", help=" or ".join(REFINEMENTS))
+    add("--max-cells", type=_count, metavar="N", help="do not refine beyond so many cells")
+    add("--max-seconds", type=_positive, metavar="S", help="start nothing new after this time")
+    add("--lower-bound", type=_word(LOWER_BOUNDS), metavar="SPACE", help=" or ".join(LOWER_BOUNDS))
+    add("--formats", type=_formats, metavar="LIST", help=f"field files: {','.join(FORMATS)}")
+    add(
+        "--overview",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether to draw overview.png",
+    )
+    talk = solve.add_mutually_exclusive_group()
+    talk.add_argument("-v", "--verbose", action="store_true", help="log every detail")
+    talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    add(
+        "--petsc",
+        nargs=argparse.REMAINDER,
+        metavar="-OPTION",
+        help="everything after it goes to PETSc: --petsc -ksp_rtol 1e-10 -pc_type gamg",
+    )
+
+    plot = commands.add_parser(
+        "plot", help="draw overview.png of a result directory again", description="Draw again."
+    )
+    plot.set_defaults(run=_plot)
+    plot.add_argument("directory", metavar="DIR", help="a directory that congested solve wrote")
+
+    info = commands.add_parser(
+        "info", help="show versions, solvers and ranks", description="Show what this runs on."
+    )
+    info.set_defaults(run=_info)
+    return parser
+
+
+# --- solve ----------------------------------------------------------------------------------
+
+
+def _override(problem: Problem, arguments: argparse.Namespace) -> Problem:
+    """Return the problem as the flags change it."""
+    names = ("relative_gap", "method", "refine", "max_cells", "max_seconds", "lower_bound")
+    solver = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.petsc:
+        solver["petsc"] = {**problem.solver.petsc, **arguments.petsc}
+    output = {
+        name: value
+        for name in ("formats", "overview")
+        if (value := getattr(arguments, name)) is not None
+    }
+    return dataclasses.replace(
+        problem,
+        strength=problem.strength if arguments.penalty is None else arguments.penalty,
+        solver=dataclasses.replace(problem.solver, **solver),
+        output=dataclasses.replace(problem.output, **output),
+    )
+
+
+def _prepare_directory(directory: Path) -> None:
+    """Make the directory, or find out before the work starts that nothing can be written."""
+    allowed = "allowed: a directory that can be written"
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f'found "{directory}", which is a file; {allowed}', key="--output")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        message = f'found "{directory}" ({error.strerror}); {allowed}'
+        raise InputError(message, key="--output") from error
+
+
+def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
+    from congested.io.files import on_root
+    from congested.io.result import read_result, write_result
+
+    problem = _override(Problem.from_file(arguments.problem), arguments)
+    directory = Path(arguments.output)
+    on_root(comm, lambda: _prepare_directory(directory))
+
+    from congested.io.fields import check_formats
+    from congested.solution import Status
+    from congested.nested_iteration import solve
+
+    check_formats(problem.output.formats)
+    text = _text_to_keep(problem, Path(arguments.problem), directory)
+    watch, stop = parallel.Stopwatch(), parallel.StopRequest()
+    goal = problem.solver.relative_gap
+    with stop.install():
+        try:
+            with parallel.progress_bar(comm, goal, enabled=not arguments.quiet) as progress:
+                solution = solve(problem, comm=comm, progress=progress, stop=stop)
+        except InfeasibleProblem as error:
+            result = _infeasible_result(problem, str(error), watch, comm)
+            write_result(
+                directory,
+                result=result,
+                arrays=None,
+                mesh=cast("Mesh", _WithoutMesh(comm)),  # only its communicator is used
+                fields=None,
+                problem_text=text,
+            )
+            raise
+        solution.write(directory, problem_text=text)
+        signal = stop.requested(comm)
+    if not arguments.quiet:
+        on_root(comm, lambda: report.show(report.result_table(read_result(directory), directory)))
+    if solution.status is Status.INFEASIBLE:
+        raise InfeasibleProblem(solution.reason)
+    if solution.status is Status.CONVERGED:
+        return DONE
+    if comm.rank == 0:
+        sys.stderr.write(f"stopped: {_one_line(solution.reason)}\n")
+    return 128 + signal if signal else STOPPED
+
+
+def _text_to_keep(problem: Problem, file: Path, directory: Path) -> str | None:
+    """Return the effective problem for problem.toml, None where that is the user's own file."""
+    from congested.problem_file import problem_text
+
+    kept = directory / "problem.toml"
+    return None if kept.exists() and kept.samefile(file) else problem_text(problem)
+
+
+def _infeasible_result(
+    problem: Problem, reason: str, watch: parallel.Stopwatch, comm: MPI.Comm
+) -> dict[str, Any]:
+    """Return result.json of a problem without a solution: all its keys, null for what is not."""
+    from congested.io.result import SCHEMA
+    from congested.solution import environment
+
+    return {
+        "schema": SCHEMA,
+        "title": problem.title,
+        "status": "infeasible",
+        "reason": reason,
+        "bounds": None,
+        "values": dict.fromkeys(("cost", "critic_loss", "penalty", "momentum_l1")),
+        "mesh": {"dimension": problem.source.dimension}
+        | dict.fromkeys(("cells", "vertices", "levels")),
+        "dofs": dict.fromkeys(("potential", "flux")),
+        "conservation": {"max_divergence_residual": None},
+        "solver": {"method": problem.solver.method}
+        | dict.fromkeys(("outer_iterations", "newton_iterations", "linear_iterations")),
+        "seconds": {"total": watch.total},
+        "peak_memory_bytes": parallel.peak_memory_bytes(comm),
+        "environment": environment(comm.size),
+        "problem": problem.description,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithoutMesh:
+    comm: MPI.Comm
+
+
+# --- plot and info ------------------------------------------------------------------------
+
+
+def _plot(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
+    from congested.io.files import on_root
+    from congested.plot import plot_directory
+
+    def draw() -> None:
+        table = report.plain_table()
+        table.add_row("picture", Text(str(plot_directory(arguments.directory))))
+        report.show(table)
+
+    on_root(comm, draw)
+    return DONE
+
+
+def _info(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
+    table = report.info_table(comm)  # on every rank: PETSc starts when it is imported
+    if comm.rank == 0:
+        report.show(table)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

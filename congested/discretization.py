@@ -1,0 +1,281 @@
+"""Potential spaces and their stiffness systems, with what the solvers need of DOLFINx and no more.
+
+A potential lives in Crouzeix–Raviart (its flux becomes the Raviart–Thomas flux of the upper bound)
+or in P1 or P2 (its value is the lower bound). On each cell its gradient is used at one point (CR,
+P1: constant) or at the vertices (P2: affine; the vertex rule overestimates a convex penalty, so
+the bound stays a bound). Every Newton step is one symmetric weighted Laplacian on such a space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import dolfinx.fem.petsc as fem_petsc
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import ufl
+from dolfinx import fem, la
+from dolfinx.mesh import Mesh
+from mpi4py import MPI
+
+from congested.compatibility import expression, owned_range, tabulate_gradients
+from congested.geometry import Cells, FloatArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+CROUZEIX_RAVIART = "crouzeix-raviart"
+LAGRANGE_1 = "p1"
+LAGRANGE_2 = "p2"
+
+_ELEMENTS = {CROUZEIX_RAVIART: ("CR", 1), LAGRANGE_1: ("Lagrange", 1), LAGRANGE_2: ("Lagrange", 2)}
+
+
+def connected_components(space: fem.FunctionSpace, active: BoolArray) -> npt.NDArray[np.int64]:
+    """Number the parts of the mesh that share degrees of freedom of `space` (collective).
+
+    Parameters
+    ----------
+    space
+        CR gives parts connected through facets, P1 and P2 parts connected through vertices.
+    active
+        Which owned cells count (n,).
+
+    Returns
+    -------
+    numpy.ndarray
+        Component of each owned cell (n,): 0, 1, … the same on all ranks, −1 if not active.
+    """
+    comm = space.mesh.comm
+    dofmap = space.dofmap.list[: len(active)][active]
+    index_map = space.dofmap.index_map
+    n_dofs = index_map.size_local + index_map.num_ghosts
+    n_active = len(dofmap)
+    # Bipartite graph of cells and degrees of freedom on this rank ...
+    rows = np.repeat(np.arange(n_active), dofmap.shape[1])
+    graph = scipy.sparse.coo_matrix(
+        (np.ones(rows.size, dtype=np.int8), (rows, n_active + dofmap.ravel())),
+        shape=(n_active + n_dofs, n_active + n_dofs),
+    )
+    _, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    # ... whose parts are joined across ranks through the owner's label of the shared dofs.
+    used = np.zeros(n_dofs, dtype=bool)
+    used[dofmap.ravel()] = True
+    n_local = int(label.max()) + 1 if label.size else 0
+    offset = int(comm.exscan(n_local) or 0)
+    labels = la.vector(index_map, 1, dtype=np.float64)
+    labels.array[:] = offset + label[n_active:]
+    own = labels.array.copy()
+    labels.scatter_forward()
+    # The owner's label of a dof it does not use is a component of its own, so that two other ranks
+    # that share the dof are joined through it.
+    touching = used.copy()
+    touching[: index_map.size_local] = False
+    pairs = np.stack([own[touching], labels.array[touching]], axis=1).astype(np.int64)
+    pairs = np.unique(pairs, axis=0)
+    all_pairs = np.concatenate(comm.allgather(pairs))
+    total = comm.allreduce(n_local, op=MPI.SUM)
+    joined = scipy.sparse.coo_matrix(
+        (np.ones(len(all_pairs), dtype=np.int8), (all_pairs[:, 0], all_pairs[:, 1])),
+        shape=(total, total),
+    )
+    _, merged = scipy.sparse.csgraph.connected_components(joined, directed=False)
+    # Labels of dofs that no active cell uses are dropped; the rest are numbered without holes.
+    cell_label = merged[offset + label[:n_active]] if n_active else np.zeros(0, dtype=np.int64)
+    present = np.unique(np.concatenate(comm.allgather(np.unique(cell_label)))).astype(np.int64)
+    result = np.full(len(active), -1, dtype=np.int64)
+    result[active] = np.searchsorted(present, cell_label)
+    return result
+
+
+@dataclass(frozen=True)
+class PotentialSpace:
+    """A finite element space for the potential and its weighted Laplacian.
+
+    Attributes
+    ----------
+    mesh, cells
+        Mesh and its owned cells as arrays.
+    kind
+        "crouzeix-raviart", "p1" or "p2".
+    active
+        Owned cells that can carry flux (n,); the others are left out of the system.
+    """
+
+    mesh: Mesh
+    cells: Cells
+    kind: str
+    active: BoolArray
+
+    @cached_property
+    def space(self) -> fem.FunctionSpace:
+        """The DOLFINx function space."""
+        return fem.functionspace(self.mesh, _ELEMENTS[self.kind])
+
+    @cached_property
+    def dofmap(self) -> npt.NDArray[np.int32]:
+        """Degrees of freedom of the owned cells (n, dofs per cell)."""
+        return self.space.dofmap.list[: self.cells.number]
+
+    @property
+    def points_per_cell(self) -> int:
+        """Number q of points per cell at which the gradient is used."""
+        return self.cells.dimension + 1 if self.kind == LAGRANGE_2 else 1
+
+    @property
+    def global_dofs(self) -> int:
+        """Number of degrees of freedom on all ranks."""
+        return int(self.space.dofmap.index_map.size_global)
+
+    @cached_property
+    def point_volume(self) -> FloatArray:
+        """Quadrature weights (n, q) of the gradient points; zero in inactive cells."""
+        volume = np.where(self.active, self.cells.volume, 0.0) / self.points_per_cell
+        return np.repeat(volume[:, None], self.points_per_cell, axis=1)
+
+    @cached_property
+    def _reference_gradients(self) -> FloatArray:
+        dimension = self.cells.dimension
+        if self.points_per_cell == 1:
+            points = np.full((1, dimension), 1.0 / (dimension + 1))
+        else:
+            points = np.vstack([np.zeros(dimension), np.eye(dimension)])
+        return tabulate_gradients(self.space)(points)
+
+    def gradient(self, dof_values: FloatArray) -> FloatArray:
+        """Return the gradients (n, q, d) at the points of each owned cell."""
+        reference = self._reference_gradients
+        local = dof_values[self.dofmap] @ reference.reshape(len(reference), -1)
+        local = local.reshape(self.cells.number, self.points_per_cell, self.cells.dimension)
+        # The gradients of the barycentric coordinates 1 … d are the columns of J⁻ᵀ.
+        return local @ self.cells.barycentric_gradients[:, 1:]
+
+    @cached_property
+    def components(self) -> npt.NDArray[np.int64]:
+        """Component of each owned cell (n,), −1 where inactive."""
+        return connected_components(self.space, self.active)
+
+    @cached_property
+    def kernel(self) -> list[fem.Function]:
+        """Orthonormal functions, constant on a component each, that span the null space."""
+        count = self.mesh.comm.allreduce(int(self.components.max(initial=-1)) + 1, op=MPI.MAX)
+        functions = []
+        for component in range(count):
+            function = fem.Function(self.space)
+            function.x.array[self.dofmap[self.components == component].ravel()] = 1.0
+            # A dof on the boundary between ranks may be set by one of them only.
+            function.x.scatter_reverse(la.InsertMode.add)
+            function.x.scatter_forward()
+            function.x.array[:] = function.x.array > 0.0
+            norm = np.sqrt(self._squared_norm(function))
+            function.x.array[:] /= norm
+            functions.append(function)
+        return functions
+
+    def _squared_norm(self, function: fem.Function) -> float:
+        owned = function.x.array[: self.space.dofmap.index_map.size_local]
+        return float(self.mesh.comm.allreduce(float(owned @ owned), op=MPI.SUM))
+
+    @cached_property
+    def free(self) -> BoolArray:
+        """Degrees of freedom (owned and ghost) that an active cell of any rank touches."""
+        touched = la.vector(self.space.dofmap.index_map, 1, dtype=np.float64)
+        touched.array[self.dofmap[self.active].ravel()] = 1.0
+        touched.scatter_reverse(la.InsertMode.add)
+        touched.scatter_forward()
+        return touched.array > 0.0
+
+
+class StiffnessSystem:
+    """Assembles ∫ K∇u·∇v = ∫ f v + ∫ r·∇v for cellwise K, r and f on a `PotentialSpace`."""
+
+    def __init__(self, potential_space: PotentialSpace) -> None:
+        self.potential_space = potential_space
+        mesh, space = potential_space.mesh, potential_space.space
+        dimension = mesh.topology.dim
+        vertices = potential_space.points_per_cell > 1
+        degree = 1 if vertices else 0
+        metadata: dict[str, Any] = {"quadrature_degree": degree}
+        if vertices:
+            metadata["quadrature_rule"] = "vertex"
+        dx = ufl.dx(domain=mesh, metadata=metadata)
+        self._stiffness = fem.Function(
+            fem.functionspace(mesh, ("DG", degree, (dimension, dimension)))
+        )
+        self._residual = fem.Function(fem.functionspace(mesh, ("DG", degree, (dimension,))))
+        self._load = fem.Function(fem.functionspace(mesh, ("DG", 0)))
+        u, v = ufl.TrialFunction(space), ufl.TestFunction(space)
+        self._matrix_form = fem.form(
+            ufl.inner(ufl.dot(self._stiffness, ufl.grad(u)), ufl.grad(v)) * dx
+        )
+        self._vector_form = fem.form(
+            ufl.inner(self._load, v) * ufl.dx(domain=mesh)
+            + ufl.inner(self._residual, ufl.grad(v)) * dx
+        )
+        self.matrix = fem_petsc.create_matrix(self._matrix_form)
+        self.right_hand_side = fem.Function(space)
+        self.solution = fem.Function(space)
+
+    def assemble(self, stiffness: FloatArray, residual: FloatArray, load: FloatArray) -> None:
+        """Assemble matrix and right-hand side (collective).
+
+        Parameters
+        ----------
+        stiffness
+            K (n, q, d, d), zero in inactive cells.
+        residual
+            r (n, q, d).
+        load
+            f (n,).
+        """
+        self._stiffness.x.array[:] = stiffness.ravel()
+        self._residual.x.array[:] = residual.ravel()
+        self._load.x.array[:] = load
+        self.matrix.zeroEntries()
+        fem_petsc.assemble_matrix(self.matrix, self._matrix_form)
+        self.matrix.assemble()
+        space = self.potential_space
+        owned = space.space.dofmap.index_map.size_local
+        fixed = ~space.free[:owned]
+        if space.mesh.comm.allreduce(bool(fixed.any()), op=MPI.LOR):
+            # Rows of dofs between inactive cells are empty: a one on the diagonal decouples them.
+            diagonal = self.matrix.getDiagonal()
+            diagonal.array[fixed] = 1.0
+            self.matrix.setDiagonal(diagonal)
+            diagonal.destroy()
+        vector = self.right_hand_side.x
+        vector.array[:] = 0.0
+        fem.assemble_vector(vector.array, self._vector_form)
+        vector.scatter_reverse(la.InsertMode.add)
+        vector.array[~space.free] = 0.0
+        vector.scatter_forward()
+
+    def destroy(self) -> None:
+        """Free the PETSc matrix."""
+        self.matrix.destroy()
+
+
+def cell_offset(mesh: Mesh) -> int:
+    """Return the global index of this rank's first owned cell."""
+    return owned_range(mesh.topology.index_map(mesh.topology.dim))[0]
+
+
+def momentum_function(mesh: Mesh, cells: Cells, flux: FloatArray) -> fem.Function:
+    """Return the RT0 function "momentum" with outward facet integrals `flux` (n, d+1).
+
+    In each cell it is m(x) = Σ_i flux_i (x − v_i) / (d |T|), v_i the vertex opposite facet i.
+    """
+    dimension = cells.dimension
+    slope = fem.Function(fem.functionspace(mesh, ("DG", 0)))
+    constant = fem.Function(fem.functionspace(mesh, ("DG", 0, (dimension,))))
+    scale = 1.0 / (dimension * cells.volume)
+    slope.x.array[:] = scale * flux.sum(axis=1)
+    constant.x.array[:] = (-scale[:, None] * np.einsum("ni,nid->nd", flux, cells.simplices)).ravel()
+    space = fem.functionspace(mesh, ("RT", 1))
+    momentum = fem.Function(space, name="momentum")
+    position = ufl.SpatialCoordinate(mesh)
+    momentum.interpolate(expression(slope * position + constant, space))
+    momentum.x.scatter_forward()
+    return momentum

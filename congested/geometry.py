@@ -1,0 +1,161 @@
+"""Simplices as NumPy arrays: volumes, barycentric gradients, red refinement.
+
+Everything that integrates cell by cell (measures, weight, certificate) works on these arrays and
+not on DOLFINx objects, so that it can be checked, and repeated by a user, with NumPy alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+if TYPE_CHECKING:
+    from dolfinx.mesh import Mesh
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def simplex_volumes(simplices: FloatArray) -> FloatArray:
+    """Return the volumes (n,) of simplices with vertices (n, d+1, d)."""
+    edges = simplices[:, 1:] - simplices[:, :1]
+    return np.abs(np.linalg.det(edges)) / math.factorial(simplices.shape[2])
+
+
+def barycentric_gradients(simplices: FloatArray) -> FloatArray:
+    """Return the gradients (n, d+1, d) of the barycentric coordinates of simplices (n, d+1, d)."""
+    edges = simplices[:, 1:] - simplices[:, :1]
+    # Row i of the inverse transpose of the edge matrix is the gradient of coordinate i + 1.
+    inner = np.swapaxes(np.linalg.inv(edges), 1, 2)
+    return np.concatenate([-inner.sum(axis=1, keepdims=True), inner], axis=1)
+
+
+# Children of the red refinement as pairs of vertices whose midpoint is the child's vertex. The
+# octahedron in the middle of a tetrahedron is cut along the diagonal between the midpoints of the
+# edges 02 and 13 (Bey 1995), which keeps the number of shapes bounded under repetition.
+_RED_CHILDREN = {
+    2: (
+        ((0, 0), (0, 1), (0, 2)),
+        ((0, 1), (1, 1), (1, 2)),
+        ((0, 2), (1, 2), (2, 2)),
+        ((0, 1), (1, 2), (0, 2)),
+    ),
+    3: (
+        ((0, 0), (0, 1), (0, 2), (0, 3)),
+        ((0, 1), (1, 1), (1, 2), (1, 3)),
+        ((0, 2), (1, 2), (2, 2), (2, 3)),
+        ((0, 3), (1, 3), (2, 3), (3, 3)),
+        ((0, 1), (0, 2), (0, 3), (1, 3)),
+        ((0, 1), (0, 2), (1, 2), (1, 3)),
+        ((0, 2), (0, 3), (1, 3), (2, 3)),
+        ((0, 2), (1, 2), (1, 3), (2, 3)),
+    ),
+}
+
+
+def split_simplices(simplices: FloatArray) -> FloatArray:
+    """Cut each simplex into 2^d of equal volume (red refinement).
+
+    Parameters
+    ----------
+    simplices
+        Vertices (n, d+1, d).
+
+    Returns
+    -------
+    numpy.ndarray
+        Vertices (2^d n, d+1, d); the children of simplex k are rows 2^d k to 2^d (k+1) - 1.
+    """
+    dimension = simplices.shape[2]
+    pairs = np.array(_RED_CHILDREN[dimension])
+    children = 0.5 * (simplices[:, pairs[..., 0]] + simplices[:, pairs[..., 1]])
+    return children.reshape(-1, dimension + 1, dimension)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells that this rank owns, as arrays, and the bounding box of the whole mesh.
+
+    Attributes
+    ----------
+    comm
+        Communicator over which the cells are distributed; each cell is owned by one rank.
+    simplices
+        Vertex coordinates (n, d+1, d) of the owned cells.
+    lower, upper
+        Corners (d,) of the bounding box of all cells on all ranks.
+    """
+
+    comm: MPI.Comm
+    simplices: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+
+    @property
+    def number(self) -> int:
+        """Number of owned cells."""
+        return self.simplices.shape[0]
+
+    @property
+    def dimension(self) -> int:
+        """Space dimension d."""
+        return self.simplices.shape[2]
+
+    @cached_property
+    def volume(self) -> FloatArray:
+        """Cell volumes |T| (n,)."""
+        return simplex_volumes(self.simplices)
+
+    @cached_property
+    def midpoint(self) -> FloatArray:
+        """Cell midpoints x_T (n, d)."""
+        return self.simplices.mean(axis=1)
+
+    @cached_property
+    def diameter(self) -> FloatArray:
+        """Longest edge of each cell (n,)."""
+        first, second = np.triu_indices(self.dimension + 1, 1)
+        edges = self.simplices[:, first] - self.simplices[:, second]
+        return np.linalg.norm(edges, axis=2).max(axis=1)
+
+    @cached_property
+    def barycentric_gradients(self) -> FloatArray:
+        """Gradients (n, d+1, d) of the barycentric coordinates."""
+        return barycentric_gradients(self.simplices)
+
+    def total(self, values: FloatArray) -> float:
+        """Sum one value per cell over all cells of all ranks (collective)."""
+        return float(self.comm.allreduce(float(np.sum(values)), op=MPI.SUM))
+
+
+def _with_bounding_box(comm: MPI.Comm, simplices: FloatArray, dimension: int) -> Cells:
+    points = simplices.reshape(-1, dimension)
+    lower = points.min(axis=0) if len(points) else np.full(dimension, np.inf)
+    upper = points.max(axis=0) if len(points) else np.full(dimension, -np.inf)
+    global_lower, global_upper = np.empty(dimension), np.empty(dimension)
+    comm.Allreduce(lower, global_lower, op=MPI.MIN)
+    comm.Allreduce(upper, global_upper, op=MPI.MAX)
+    return Cells(comm, simplices, global_lower, global_upper)
+
+
+def cells_from_arrays(
+    vertices: FloatArray, cells: IntArray, comm: MPI.Comm = MPI.COMM_SELF
+) -> Cells:
+    """Make `Cells` from vertices (V, d) and connectivity (C, d+1)."""
+    vertices = np.asarray(vertices, dtype=np.float64)
+    return _with_bounding_box(comm, vertices[np.asarray(cells)], vertices.shape[1])
+
+
+def cells_of_mesh(mesh: Mesh) -> Cells:
+    """Make `Cells` from a distributed simplicial DOLFINx mesh (collective)."""
+    dimension = mesh.topology.dim
+    owned = mesh.topology.index_map(dimension).size_local
+    dofmap = mesh.geometry.dofmap[:owned]
+    simplices = np.ascontiguousarray(mesh.geometry.x[dofmap][:, :, :dimension])
+    return _with_bounding_box(mesh.comm, simplices, dimension)

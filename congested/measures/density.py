@@ -1,0 +1,107 @@
+"""A measure given by any density function, for Python users and for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from congested.errors import InputError
+from congested.geometry import Cells, FloatArray
+from congested.measures.base import as_array, check_dimension, run_collectively
+from congested.quadrature import Density, clip_to_box, integrate_over_simplices
+
+
+@dataclass(frozen=True, eq=False)
+class DensityMeasure:
+    """The measure with a given density in a box, and nothing outside the box.
+
+    Cell masses come from adaptive quadrature. Cells that the faces of the box cut are cut there
+    first, so a jump of the density at the faces does no harm; a jump elsewhere is expensive. The
+    density should have no peaks much narrower than a cell: they may be overlooked.
+
+    Attributes
+    ----------
+    function
+        Density: maps points (k, d) to values (k,) ≥ 0 whose integral over the box is 1.
+    lower, upper
+        Corners (d,) of the box.
+    dimension
+        Space dimension d; taken from the corners if None.
+
+    Raises
+    ------
+    InputError
+        If the corners do not span a box of that dimension.
+    """
+
+    function: Density
+    lower: FloatArray
+    upper: FloatArray
+    dimension: int | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Check and convert the values."""
+        lower = as_array(self.lower, "lower", "2 or 3 numbers", (self.dimension,))
+        check_dimension(len(lower), "lower")
+        upper = as_array(self.upper, "upper", f"{len(lower)} numbers", (len(lower),))
+        if (upper <= lower).any():
+            raise InputError(f"found {upper.tolist()}; allowed: larger than lower", key="upper")
+        if not callable(self.function):
+            raise InputError(f"found {self.function!r:.80}; allowed: a function", key="function")
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+        object.__setattr__(self, "dimension", len(lower))
+
+    @property
+    def sample_dimension(self) -> int:
+        """Dimension d; sampling itself is not offered."""
+        return len(self.lower)
+
+    def density(self, points: FloatArray) -> FloatArray:
+        """Return the density (m,) at points (m, d)."""
+        points = np.asarray(points, dtype=np.float64)
+        inside = ((points >= self.lower) & (points <= self.upper)).all(axis=1)
+        values = np.zeros(len(points))
+        values[inside] = self.function(points[inside])
+        return values
+
+    def cell_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return the integral of the density over each owned cell (collective).
+
+        Parameters
+        ----------
+        cells
+            The cells.
+        tolerance
+            Bound of the sum of the estimated absolute errors over all cells of all ranks.
+
+        Raises
+        ------
+        NotConverged
+            If the quadrature does not reach the tolerance.
+        InputError
+            If the function does not return one finite number per point.
+        """
+
+        def compute() -> FloatArray:
+            cut, owner, whole = clip_to_box(cells.simplices, self.lower, self.upper)
+            pieces = np.concatenate([cells.simplices[whole], cut])
+            owner = np.concatenate([whole, owner])
+            share = tolerance / cells.comm.size
+            integrals = integrate_over_simplices(self.function, pieces, share)
+            return np.bincount(owner, integrals, minlength=cells.number)
+
+        return run_collectively(cells.comm, compute)
+
+    def sample(self, uniforms: FloatArray) -> FloatArray:
+        """Raise InputError: a general density cannot be sampled by a map of uniform numbers."""
+        raise InputError(
+            "found a measure given by a density function, which cannot be sampled; allowed: "
+            "gaussian-mixture, uniform, points, ray-monotone, or a weight that needs no samples",
+            key="sample",
+        )
+
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Return the corners of the box."""
+        return self.lower, self.upper

@@ -1,0 +1,146 @@
+"""Uniform distributions on a box or a ball, with exact cell masses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from congested.errors import InputError
+from congested.geometry import Cells, FloatArray, simplex_volumes
+from congested.measures.base import as_array, check_dimension, check_uniforms
+from congested.measures.radial import ball_simplex_volumes, ball_volume
+from congested.quadrature import clip_to_box
+
+
+@dataclass(frozen=True, eq=False)
+class UniformBox:
+    """Uniform distribution on a box with edges along the axes.
+
+    Attributes
+    ----------
+    lower, upper
+        Corners (d,), d = 2 or 3.
+
+    Raises
+    ------
+    InputError
+        If the corners do not span a box.
+    """
+
+    lower: FloatArray
+    upper: FloatArray
+
+    def __post_init__(self) -> None:
+        """Check and convert the values."""
+        lower = as_array(self.lower, "lower", "2 or 3 numbers", (None,))
+        check_dimension(len(lower), "lower")
+        upper = as_array(self.upper, "upper", f"{len(lower)} numbers", (len(lower),))
+        if (upper <= lower).any():
+            raise InputError(
+                f"found {upper.tolist()}; allowed: larger than lower = {lower.tolist()} "
+                "in every coordinate",
+                key="upper",
+            )
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+
+    @property
+    def dimension(self) -> int:
+        """Space dimension d."""
+        return len(self.lower)
+
+    @property
+    def sample_dimension(self) -> int:
+        """One uniform number per coordinate."""
+        return self.dimension
+
+    def density(self, points: FloatArray) -> FloatArray:
+        """Return the density (m,) at points (m, d)."""
+        points = np.asarray(points, dtype=np.float64)
+        inside = ((points >= self.lower) & (points <= self.upper)).all(axis=1)
+        return inside / np.prod(self.upper - self.lower)
+
+    def cell_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return the share of the box in each owned cell, exact to rounding."""
+        pieces, owner, whole = clip_to_box(cells.simplices, self.lower, self.upper)
+        # Without any piece bincount counts in integers.
+        volumes = np.bincount(owner, simplex_volumes(pieces), cells.number).astype(np.float64)
+        volumes[whole] = cells.volume[whole]
+        return volumes / np.prod(self.upper - self.lower)
+
+    def sample(self, uniforms: FloatArray) -> FloatArray:
+        """Map numbers (m, d) in [0, 1) to samples (m, d)."""
+        uniforms = check_uniforms(uniforms, self.sample_dimension)
+        return self.lower + uniforms * (self.upper - self.lower)
+
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Return the corners of the box."""
+        return self.lower, self.upper
+
+
+@dataclass(frozen=True, eq=False)
+class UniformBall:
+    """Uniform distribution on a disc (2D) or ball (3D).
+
+    Attributes
+    ----------
+    center
+        Centre (d,), d = 2 or 3.
+    radius
+        Radius > 0.
+
+    Raises
+    ------
+    InputError
+        If the radius is not positive or the centre is no point.
+    """
+
+    center: FloatArray
+    radius: float
+
+    def __post_init__(self) -> None:
+        """Check and convert the values."""
+        center = as_array(self.center, "center", "2 or 3 numbers", (None,))
+        check_dimension(len(center), "center")
+        radius = float(as_array(self.radius, "radius", "a number > 0", ()))
+        if radius <= 0:
+            raise InputError(f"found {radius:g}; allowed: a number > 0", key="radius")
+        object.__setattr__(self, "center", center)
+        object.__setattr__(self, "radius", radius)
+
+    @property
+    def dimension(self) -> int:
+        """Space dimension d."""
+        return len(self.center)
+
+    @property
+    def sample_dimension(self) -> int:
+        """One uniform number per polar coordinate."""
+        return self.dimension
+
+    def density(self, points: FloatArray) -> FloatArray:
+        """Return the density (m,) at points (m, d)."""
+        distance = np.linalg.norm(np.asarray(points) - self.center, axis=1)
+        return (distance <= self.radius) / ball_volume(self.dimension, self.radius)
+
+    def cell_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return the share of the ball in each owned cell, exact to rounding."""
+        volumes = ball_simplex_volumes(cells.simplices, self.center, self.radius)
+        return volumes / ball_volume(self.dimension, self.radius)
+
+    def sample(self, uniforms: FloatArray) -> FloatArray:
+        """Map numbers (m, d) in [0, 1) to samples (m, d): radius, angle, height."""
+        uniforms = check_uniforms(uniforms, self.sample_dimension)
+        distance = self.radius * uniforms[:, 0] ** (1.0 / self.dimension)
+        angle = 2.0 * math.pi * uniforms[:, 1]
+        direction = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        if self.dimension == 3:
+            height = 2.0 * uniforms[:, 2:] - 1.0
+            direction = np.concatenate([np.sqrt(1.0 - height**2) * direction, height], axis=1)
+        return self.center + distance[:, None] * direction
+
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Return the corners of the box around the ball."""
+        return self.center - self.radius, self.center + self.radius

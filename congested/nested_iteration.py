@@ -1,0 +1,372 @@
+"""The whole way from a problem to a certified solution: meshes, data, solves, bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from dolfinx import fem
+from dolfinx.mesh import Mesh
+from mpi4py import MPI
+
+from congested.cell_data import CellData, make_cell_data
+from congested.certificate import Bounds, gradient_at_vertices
+from congested.data_error import load_error, weight_error
+from congested.discretization import momentum_function
+from congested.domain import create_mesh, refine_uniformly
+from congested.errors import InputError
+from congested.geometry import Cells, FloatArray, IntArray, cells_of_mesh, split_simplices
+from congested.measures.base import restricted_masses
+from congested.parallel import Stopwatch, StopRequest, logger, peak_memory_bytes
+from congested.problem import Problem, SolverOptions, check_dimensions
+from congested.solution import ProgressEvent, Solution, Status, Values
+from congested.solvers.level import LevelGoal, LevelResult, solve_level
+from congested.solvers.linear import LinearStatistics
+from congested.solvers.newton import Newton, NewtonStep
+from congested.weight import CellWeight, cell_weight
+
+Progress = Callable[[ProgressEvent], None]
+
+
+def solve(
+    problem: Problem,
+    *,
+    relative_gap: float | None = None,
+    method: str | Newton | None = None,
+    comm: MPI.Comm | None = None,
+    refine: str | None = None,
+    max_cells: int | None = None,
+    max_seconds: float | None = None,
+    lower_bound: str | None = None,
+    petsc: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> Solution:
+    """Solve a problem until its relative gap is certified (collective).
+
+    Nested iteration: each mesh starts from the solution on the coarser one, and ends with bounds
+    of its own. Arguments that are given override `problem.solver`.
+
+    Parameters
+    ----------
+    problem
+        What to solve.
+    relative_gap
+        Goal for (upper − lower)/upper.
+    method
+        "newton" or a `Newton` object with options.
+    comm
+        Communicator; all ranks of it must call. Default: the world.
+    refine
+        "uniform" or "none".
+    max_cells, max_seconds
+        Limits; the best bounds so far are returned when one is met.
+    lower_bound
+        "auto", "p1" or "p2".
+    petsc
+        PETSc options of the linear solves, for example ``{"ksp_rtol": 1e-10}``.
+    progress
+        Called after each Newton step on every rank with a `ProgressEvent`; must not communicate.
+    stop
+        Polled after each Newton step, so that a signal ends the run with the best bounds so far.
+
+    Returns
+    -------
+    Solution
+        `Solution.status` tells whether the goal was met, `Solution.reason` what to do if not.
+
+    Raises
+    ------
+    InputError
+        If the problem or an option is wrong.
+    InfeasibleProblem
+        If some part of the domain cannot balance its mass.
+    """
+    overrides = {
+        "relative_gap": relative_gap,
+        "method": method if isinstance(method, str) else None,
+        "refine": refine,
+        "max_cells": max_cells,
+        "max_seconds": max_seconds,
+        "lower_bound": lower_bound,
+        "petsc": petsc,
+    }
+    given = {name: value for name, value in overrides.items() if value is not None}
+    problem = dataclasses.replace(
+        problem, solver=dataclasses.replace(problem.solver, **given)
+    )
+    newton = method if isinstance(method, Newton) else Newton()
+    newton = dataclasses.replace(newton, petsc={**(newton.petsc or {}), **problem.solver.petsc})
+    run = _Run(problem, newton, comm or MPI.COMM_WORLD, progress, stop)
+    return run.solve()
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A mesh that has been solved on."""
+
+    mesh: Mesh
+    cells: Cells
+    weight: CellWeight
+    result: LevelResult
+
+
+@dataclass
+class _Run:
+    """State of one call of `solve`."""
+
+    problem: Problem
+    newton: Newton
+    comm: MPI.Comm
+    progress: Progress | None
+    stop: StopRequest | None
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    statistics: LinearStatistics = field(default_factory=LinearStatistics)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+    stopped_by: str | None = None
+    # Largest difference that the data of the last coarse mesh made; None before there is one.
+    load_change: float | None = None
+
+    @property
+    def options(self) -> SolverOptions:
+        return self.problem.solver
+
+    def solve(self) -> Solution:
+        with self.watch("setup"):
+            mesh = create_mesh(self.problem.domain, self.comm)
+            check_dimensions(self.problem, mesh.topology.dim)
+        level = self._solve_on(mesh, number=0, coarse=None, parent=None)
+        number = 1
+        while (reason := self._reason_to_end(level)) is None:
+            with self.watch("refine"):
+                mesh, parent = refine_uniformly(level.mesh)
+            finer = self._solve_on(mesh, number, level, parent)
+            if finer is None:
+                reason = self._stop_text(level)
+                break
+            level, number = finer, number + 1
+        assert level is not None
+        status = Status.CONVERGED if self._reached(level) else Status.STOPPED
+        return self._solution(level, number, status, reason)
+
+    # --- one mesh ---------------------------------------------------------------------------
+
+    def _solve_on(
+        self, mesh: Mesh, number: int, coarse: _Level | None, parent: IntArray | None
+    ) -> Any:
+        problem = self.problem
+        with self.watch("setup"):
+            cells = cells_of_mesh(mesh)
+            size = int(cells.total(np.ones(cells.number)))
+            source = restricted_masses(problem.source, cells, "source")
+            target = restricted_masses(problem.target, cells, "target")
+        with self.watch("weight"):
+            weight = cell_weight(problem.weight, problem.source, problem.target, cells)
+        with self.watch("setup"):
+            data = make_cell_data(mesh, cells, source, target, weight, problem.strength)
+        if coarse is not None and parent is not None:
+            change = self._load_change(coarse, data, parent)
+        goal = LevelGoal(
+            self.options.relative_gap, self.options.lower_bound, not self._may_refine(mesh, size)
+        )
+
+        def monitor(stage: str, step: NewtonStep) -> bool:
+            return self._monitor(number, size, stage, step, coarse)
+
+        with self.watch("solve"):
+            result = solve_level(
+                mesh,
+                data,
+                goal,
+                self.newton,
+                self.statistics,
+                monitor,
+                None if coarse is None or parent is None else (coarse.result, parent),
+                lambda: self.stopped_by is not None,
+            )
+        if result is None:
+            return None
+        if coarse is not None:
+            self.load_change = change
+        bounds = result.bounds
+        logger.info(
+            "level %d: %d cells, %.8g <= cost <= %.8g, relative gap %.2e",
+            number, size, bounds.lower, bounds.upper, bounds.relative_gap,
+        )
+        return _Level(mesh, cells, weight, result)
+
+    def _monitor(
+        self, number: int, size: int, stage: str, step: NewtonStep, coarse: _Level | None
+    ) -> bool:
+        seconds = time.perf_counter() - self.started
+        best = coarse.result.bounds if coarse is not None else Bounds(np.nan, np.nan)
+        self.history.append(
+            {
+                "level": number,
+                "cells": size,
+                "space": stage,
+                "iteration": step.iteration,
+                "discrete_cost": step.cost,
+                "discrete_gap": step.gap,
+                "smoothing": step.smoothing,
+                "step_length": step.step_length,
+                "linear_iterations": step.linear_iterations,
+                "lower": best.lower,
+                "upper": best.upper,
+                "relative_gap": best.relative_gap if coarse is not None else np.nan,
+                "seconds": seconds,
+            }
+        )
+        if self.progress is not None:
+            gap = best.relative_gap if coarse is not None else np.nan
+            self.progress(
+                ProgressEvent(
+                    number, size, len(self.history), stage, best.lower, best.upper, gap, seconds
+                )
+            )
+        return self._must_stop()
+
+    def _must_stop(self) -> bool:
+        """Whether a signal or the clock ends the run: the same answer on all ranks."""
+        if self.stopped_by is None and self.stop is not None:
+            number = self.stop.requested(self.comm)
+            if number:
+                self.stopped_by = signal.Signals(number).name
+        if self.stopped_by is None and self.options.max_seconds is not None:
+            seconds = self.comm.allreduce(time.perf_counter() - self.started, op=MPI.MAX)
+            if seconds > self.options.max_seconds:
+                self.stopped_by = "max_seconds"
+        return self.stopped_by is not None
+
+    # --- when to end ------------------------------------------------------------------------
+
+    def _reached(self, level: _Level) -> bool:
+        return level.result.bounds.relative_gap <= self.options.relative_gap
+
+    def _may_refine(self, mesh: Mesh, size: int) -> bool:
+        children = 2**mesh.topology.dim
+        return self.options.refine != "none" and children * size <= self.options.max_cells
+
+    def _reason_to_end(self, level: _Level) -> str | None:
+        gap = level.result.bounds.relative_gap
+        goal = self.options.relative_gap
+        if gap <= goal:
+            return f"the relative gap {gap:.2e} is certified, as asked ({goal:.2e})"
+        if self._must_stop():
+            return self._stop_text(level)
+        size = int(level.cells.total(np.ones(level.cells.number)))
+        if not self._may_refine(level.mesh, size):
+            begin = f"the relative gap is {gap:.2e}, not {goal:.2e}: "
+            if self.options.refine == "none":
+                return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
+            return begin + (
+                f"the next mesh would have {2 ** level.mesh.topology.dim * size} cells; raise "
+                f"max_cells (now {self.options.max_cells}) or the relative gap asked for"
+            )
+        return None
+
+    def _stop_text(self, level: _Level) -> str:
+        gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
+        begin = f"the relative gap is {gap:.2e}, not {goal:.2e}: "
+        if self.stopped_by == "max_seconds":
+            return begin + (
+                f"max_seconds = {self.options.max_seconds:g} have passed; allow more time or a "
+                "larger gap"
+            )
+        return begin + f"stopped by {self.stopped_by}; the best bounds so far are kept"
+
+    # --- the result -------------------------------------------------------------------------
+
+    def _load_change(self, coarse: _Level, fine: CellData, parent: IntArray) -> float:
+        potential = coarse.result.potential
+        gradient = gradient_at_vertices(coarse.cells.simplices, potential.vertices)[:, 0]
+        return load_error(
+            coarse.cells, gradient, parent, fine.cells.midpoint, fine.source, fine.target
+        )
+
+    def _load_change_of_first_mesh(self, level: _Level) -> float:
+        """Compare with the data of a mesh that is refined once, for which nothing is solved."""
+        cells = level.cells
+        children = split_simplices(cells.simplices)
+        fine = Cells(self.comm, children, cells.lower, cells.upper)
+        parent = np.repeat(np.arange(cells.number), 2**cells.dimension)
+        masses = [
+            restricted_masses(measure, fine, name).masses
+            for measure, name in (
+                (self.problem.source, "source"),
+                (self.problem.target, "target"),
+            )
+        ]
+        potential = level.result.potential
+        gradient = gradient_at_vertices(cells.simplices, potential.vertices)[:, 0]
+        return load_error(cells, gradient, parent, fine.midpoint, masses[0], masses[1])
+
+    def _solution(self, level: _Level, levels: int, status: Status, reason: str) -> Solution:
+        result, mesh, cells = level.result, level.mesh, level.cells
+        with self.watch("certify"):
+            if self.load_change is None:
+                self.load_change = self._load_change_of_first_mesh(level)
+            sampling = weight_error(result.data, level.weight, result.potential.vertices)
+            bounds = dataclasses.replace(
+                result.bounds, data_error=self.load_change + 2.0 * sampling
+            )
+        totals = result.totals
+        data = {
+            **result.data.record,
+            "cost_error": {"load": self.load_change, "weight_standard_error": sampling},
+            "lower_bound_from": result.lower_bound_from,
+        }
+        seconds = {
+            name: self.watch.seconds.get(name, 0.0)
+            for name in ("setup", "weight", "solve", "certify", "refine", "adapt", "write")
+        }
+        seconds["total"] = self.watch.total
+        return Solution(
+            problem=self.problem,
+            mesh=mesh,
+            status=status,
+            reason=reason,
+            bounds=bounds,
+            values=Values(
+                bounds.cost, totals["critic_loss"], totals["penalty"], totals["momentum_l1"]
+            ),
+            potential=_p1_function(mesh, result.potential.vertices),
+            momentum=momentum_function(mesh, cells, result.flux),
+            weight=_cell_function(mesh, "weight", result.fields.weight),
+            fields=result.fields,
+            history=tuple(self.history),
+            levels=levels,
+            dofs=result.dofs,
+            conservation={"max_divergence_residual": totals["max_divergence_residual"]},
+            solver={
+                "method": self.options.method,
+                "outer_iterations": levels,
+                "newton_iterations": len(self.history),
+                "linear_iterations": self.statistics.iterations,
+                "direct_solves": self.statistics.direct_solves,
+            },
+            seconds=seconds,
+            peak_memory_bytes=peak_memory_bytes(self.comm),
+            data=data,
+        )
+
+
+def _p1_function(mesh: Mesh, vertex_values: FloatArray) -> fem.Function:
+    function = fem.Function(fem.functionspace(mesh, ("Lagrange", 1)), name="potential")
+    dofmap = function.function_space.dofmap.list[: len(vertex_values)]
+    function.x.array[dofmap] = vertex_values
+    function.x.scatter_forward()
+    return function
+
+
+def _cell_function(mesh: Mesh, name: str, values: FloatArray) -> fem.Function:
+    function = fem.Function(fem.functionspace(mesh, ("DG", 0)), name=name)
+    function.x.array[: len(values)] = values
+    function.x.scatter_forward()
+    return function

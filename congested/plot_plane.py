@@ -1,0 +1,135 @@
+"""The overview in 2D: six pictures of the same triangle mesh, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from congested.geometry import FloatArray
+from congested.io.arrays import ResultArrays
+from congested.plot_panels import (
+    INACTIVE_COLOR,
+    Panel,
+    boundary_facets,
+    draw_color_bar,
+    headline,
+    new_figure,
+    overview_panels,
+)
+from congested.plot_raster import Raster, make_raster, vertex_means
+
+_DPI = 150
+_PIXELS = 700  # of the raster along the longer side: about what a panel has in the file
+_LINE_GRID = 180  # of the grid for streamlines and contours
+
+
+def plot_plane(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -> None:
+    """Draw the 2D overview into a PNG file."""
+    plane_figure(arrays, result).savefig(file, dpi=_DPI, format="png")
+
+
+def plane_figure(arrays: ResultArrays, result: Mapping[str, Any]) -> Figure:
+    """Draw the 2D overview; the axes are the six panels, each followed by its colour bar."""
+    raster = make_raster(arrays.vertices, arrays.cells, arrays.cell_volume, _PIXELS)
+    lines = make_raster(
+        arrays.vertices, arrays.cells, arrays.cell_volume, _LINE_GRID, averaged=False
+    )
+    outline = arrays.vertices[boundary_facets(arrays.cells)[0]]
+
+    figure, grid = _layout(raster, *headline(result))
+    for panel, (axes, bar_axes) in zip(overview_panels(arrays), grid, strict=True):
+        _draw_values(axes, raster, panel)
+        axes.add_collection(
+            LineCollection(list(outline), colors="0.15", linewidths=0.7, clip_on=False)
+        )
+        if panel.name == "momentum":
+            _draw_streamlines(axes, lines, arrays)
+        if panel.name == "gradient":
+            _draw_contour(axes, lines, arrays, panel)
+        draw_color_bar(figure, bar_axes, panel)
+    return figure
+
+
+def _layout(raster: Raster, title: str, numbers: str) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """Place six panels with their colour bars, in inches, for any shape of domain."""
+    left, right, bottom, top = raster.extent
+    aspect = (top - bottom) / (right - left)
+    columns = 3 if aspect > 0.45 else 2
+    rows = 6 // columns
+    width = min(12.0 / columns, 4.4 / aspect)
+    height = width * aspect
+    bar_gap, bar_width, bar_text, axis_text = 0.09, 0.14, 0.55, 0.32
+    step_x, step_y = axis_text + width + bar_gap + bar_width + bar_text, height + 0.48
+    size_x = max(columns * step_x + 0.15, 10.5)
+    size_y = rows * step_y + 1.15
+    shift = 0.5 * (size_x - columns * step_x) + 0.1
+
+    figure = new_figure(size_x, size_y, title, numbers)
+    grid = []
+    for place in range(6):
+        row, column = divmod(place, columns)
+        x, y = shift + column * step_x + axis_text, 0.32 + (rows - 1 - row) * step_y
+        axes = figure.add_axes((x / size_x, y / size_y, width / size_x, height / size_y))
+        x += width + bar_gap
+        bar_axes = figure.add_axes((x / size_x, y / size_y, bar_width / size_x, height / size_y))
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        axes.tick_params(labelsize=8, color="0.4", labelcolor="0.25", length=3)
+        axes.xaxis.set_major_locator(MaxNLocator(4 if width > 2 else 2))
+        axes.yaxis.set_major_locator(MaxNLocator(4 if height > 2 else 2))
+        axes.tick_params(bottom=row == rows - 1, labelbottom=row == rows - 1)
+        axes.tick_params(left=column == 0, labelleft=column == 0)
+        axes.spines[:].set_visible(False)
+        grid.append((axes, bar_axes))
+    return figure, grid
+
+
+def _draw_values(axes: Axes, raster: Raster, panel: Panel) -> None:
+    image = raster.cellwise(np.where(panel.active, panel.values, 0.0))
+    inactive = raster.cellwise((~panel.active).astype(float)) > 0.5
+    colored = panel.colored(image)
+    colored[inactive, :3] = float(INACTIVE_COLOR)
+    colored[..., 3] = raster.inside
+    axes.imshow(colored, origin="lower", extent=raster.extent, interpolation="nearest")
+    axes.set_title(panel.title, size=11, pad=5)
+    if inactive.any():
+        axes.text(
+            0.02, 0.02, "grey: no weight", transform=axes.transAxes, size=8, color="0.25",
+            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
+        )  # fmt: skip
+
+
+def _smooth_momentum(arrays: ResultArrays, lines: Raster) -> FloatArray:
+    """Return the momentum (ny, nx, 2), averaged to the vertices and interpolated."""
+    return lines.linear(vertex_means(arrays.cells, arrays.cell_volume, arrays.momentum))
+
+
+def _draw_streamlines(axes: Axes, lines: Raster, arrays: ResultArrays) -> None:
+    momentum = _smooth_momentum(arrays, lines)
+    speed = np.linalg.norm(momentum, axis=2)
+    top = np.nanmax(speed, initial=0.0)
+    if not top > 0.0:
+        return
+    hidden = ~(speed > 5e-3 * top)
+    u, v = (np.ma.array(momentum[..., axis], mask=hidden) for axis in (0, 1))
+    width = 0.5 + 1.1 * np.sqrt(np.nan_to_num(speed) / top)
+    density = np.array([len(lines.x), len(lines.y)]) / max(len(lines.x), len(lines.y))
+    axes.streamplot(
+        lines.x, lines.y, u, v,
+        color="white", linewidth=width, arrowsize=0.7, density=tuple(1.4 * density), minlength=0.12,
+    )  # fmt: skip
+
+
+def _draw_contour(axes: Axes, lines: Raster, arrays: ResultArrays, panel: Panel) -> None:
+    smooth = lines.linear(vertex_means(arrays.cells, arrays.cell_volume, panel.values))
+    active = lines.cellwise(panel.active.astype(float)) > 0.5
+    field = np.ma.array(smooth, mask=~(active & np.isfinite(smooth)))
+    if field.count() and field.min() < 1.0 < field.max():
+        axes.contour(lines.x, lines.y, field, levels=[1.0], colors="black", linewidths=1.0)

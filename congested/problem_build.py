@@ -1,0 +1,226 @@
+"""Make the parts of a problem from checked tables: the domain, the measures, the weight.
+
+Here files that the tables name are read, so mistakes can still turn up; they are reported
+with the key of the table that named the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from congested import problem_schema as schema
+from congested.errors import InputError
+from congested.problem import OutputOptions, Problem, ReadTable, SolverOptions
+from congested.problem_schema import Table
+
+if TYPE_CHECKING:
+    from congested.domain import Domain
+    from congested.measures.base import Measure
+    from congested.weight import Weight
+
+
+def build_problem(
+    title: str, tables: Mapping[str, Table], directory: Path, file: str | None
+) -> Problem:
+    """Make a problem from checked tables.
+
+    Parameters
+    ----------
+    title
+        Title of the problem.
+    tables
+        Every table of the schema by its name.
+    directory
+        Directory that relative paths start from.
+    file
+        Name of the problem file for error messages.
+
+    Raises
+    ------
+    InputError
+        If a file that a table names is wrong, or fits the other parts badly.
+    """
+    parts: dict[str, Any] = {}
+    read = []
+    for name in ("domain", "source", "target", "weight"):
+        table = _absolute(_with_role(tables[name], name), directory)
+        try:
+            parts[name] = _BUILDERS[type(table)](table)
+        except InputError as error:
+            raise _at_table(error, name, table, file) from error
+        read.append(ReadTable(parts[name], _effective(table)))
+    _check_points(parts, tables, file)
+
+    solver = tables["solver"].model_dump()
+    # A boolean of TOML is a word to PETSc.
+    solver["petsc"] = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in solver["petsc"].items()
+    }
+    try:
+        return Problem(
+            **parts,
+            strength=tables["penalty"].model_dump()["strength"],
+            title=title,
+            solver=SolverOptions(**solver),
+            output=OutputOptions(**tables["output"].model_dump()),
+            tables=tuple(read),
+        )
+    except InputError as error:
+        raise InputError(error.message, key=error.key, file=file) from error
+
+
+def _at_table(error: InputError, name: str, table: Table, file: str | None) -> InputError:
+    """Return the error with the key of the problem file that leads to it."""
+    fields = [*type(table).model_fields]
+    own = (error.key or "").split(".")[-1].split("[")[0]
+    files = [key for key in table.file_keys if isinstance(getattr(table, key), str)]
+    key = f"{name}.{own}" if own in fields else f"{name}.{files[0]}" if files else name
+    message = error.message if error.file is None else f"{error.file}: {error.message}"
+    return InputError(message, key=key, file=file)
+
+
+def _with_role(table: Table, name: str) -> Table:
+    """Return the table; a ray-monotone measure plays by default the role of its table."""
+    if isinstance(table, schema.RayMonotoneTable) and table.role is None:
+        return table.model_copy(update={"role": name})
+    return table
+
+
+def _absolute(table: Table, directory: Path) -> Table:
+    """Return the table with absolute file names."""
+    names = {
+        key: schema.resolve(value, directory).as_posix()
+        for key in table.file_keys
+        if isinstance(value := getattr(table, key), str)
+    }
+    return table.model_copy(update=names)
+
+
+def _effective(table: Table) -> dict[str, Any]:
+    """Return what the table says with its defaults filled in, as it could stand in a file."""
+    effective = table.model_dump(exclude_none=True)
+    if isinstance(table, schema.GaussianMixtureTable):
+        count = len(table.means)
+        effective.setdefault("weights", [1.0 / count] * count)
+        if isinstance(table.stds, float):
+            effective["stds"] = [table.stds] * count
+    return effective
+
+
+def _check_points(parts: Mapping[str, Any], tables: Mapping[str, Table], file: str | None) -> None:
+    """Check that points read from a file lie in a box (a mesh file is not yet read)."""
+    domain = tables["domain"]
+    for name in ("source", "target"):
+        table = tables[name]
+        if not (isinstance(domain, schema.BoxTable) and isinstance(table, schema.PointsTable)):
+            continue
+        points = np.asarray(parts[name].points, dtype=np.float64)
+        if table.file is None or points.shape[1] != len(domain.lower):
+            continue
+        outside = np.flatnonzero(((points < domain.lower) | (points > domain.upper)).any(axis=1))
+        if outside.size:
+            message = (
+                f"found {outside.size} points outside the domain, first number {outside[0]} "
+                f"(from 0) at {points[outside[0]].tolist()}; allowed: points of the domain"
+            )
+            raise InputError(message, key=f"{name}.file", file=file)
+
+
+# --- one builder for each kind --------------------------------------------------------------
+
+
+def _build_box(table: schema.BoxTable) -> Domain:
+    from congested.domain import Box
+
+    return Box(tuple(table.lower), tuple(table.upper), table.cells)
+
+
+def _build_mesh(table: schema.MeshTable) -> Domain:
+    from congested.domain import MeshFile
+
+    return MeshFile(Path(table.file))
+
+
+def _build_gaussian_mixture(table: schema.GaussianMixtureTable) -> Measure:
+    from congested.measures.gaussian_mixture import GaussianMixture
+
+    means = np.array(table.means)
+    count, dimension = means.shape
+    if table.covariances is None:
+        stds = np.broadcast_to(np.asarray(table.stds, dtype=np.float64), (count,))
+        covariances = stds[:, None, None] ** 2 * np.eye(dimension)
+    else:
+        covariances = np.array(table.covariances)
+    weights = np.full(count, 1.0 / count) if table.weights is None else np.array(table.weights)
+    return GaussianMixture(means, covariances, weights)
+
+
+def _build_uniform_box(table: schema.UniformBoxTable) -> Measure:
+    from congested.measures.uniform import UniformBox
+
+    return UniformBox(np.array(table.lower), np.array(table.upper))
+
+
+def _build_uniform_ball(table: schema.UniformBallTable) -> Measure:
+    from congested.measures.uniform import UniformBall
+
+    return UniformBall(np.array(table.center), table.radius)
+
+
+def _build_points(table: schema.PointsTable) -> Measure:
+    from congested.measures.points import Points, points_from_file
+
+    weights = np.array(table.weights) if isinstance(table.weights, list) else table.weights
+    if table.file is not None:
+        return points_from_file(table.file, weights)
+    points = np.array(table.points)
+    if weights is None:
+        weights = np.full(len(points), 1.0 / len(points))
+    return Points(points, weights)
+
+
+def _build_ray_monotone(table: schema.RayMonotoneTable) -> Measure:
+    from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource, pair_from_file
+    from congested.measures.uniform import UniformBox
+
+    if isinstance(table.pair, str):
+        pair = pair_from_file(table.pair)
+    else:
+        entries = table.pair
+        pair = RayMonotonePair(
+            entries.half_width, entries.power, np.array(entries.centers), np.array(entries.biases)
+        )
+    if table.role == "source":
+        return RayMonotoneSource(pair)
+    side = np.full(np.asarray(pair.centers).shape[1], pair.half_width)
+    return UniformBox(-side, side)
+
+
+def _build_interpolates(table: schema.InterpolatesTable) -> Weight:
+    from congested.weight import Interpolates
+
+    return Interpolates(coupling=table.coupling, samples=table.samples, seed=table.seed)
+
+
+def _build_constant(table: schema.ConstantTable) -> Weight:
+    from congested.weight import ConstantWeight
+
+    return ConstantWeight(table.density)
+
+
+_BUILDERS: dict[type[Table], Callable[[Any], Any]] = {
+    schema.BoxTable: _build_box,
+    schema.MeshTable: _build_mesh,
+    schema.GaussianMixtureTable: _build_gaussian_mixture,
+    schema.UniformBoxTable: _build_uniform_box,
+    schema.UniformBallTable: _build_uniform_ball,
+    schema.PointsTable: _build_points,
+    schema.RayMonotoneTable: _build_ray_monotone,
+    schema.InterpolatesTable: _build_interpolates,
+    schema.ConstantTable: _build_constant,
+}

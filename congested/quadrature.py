@@ -1,0 +1,313 @@
+"""Quadrature on simplices: fixed rules, error-controlled adaptive integration, exact clipping.
+
+The adaptive integration compares two rules on every simplex and cuts only the simplices that
+spend too much of the error budget; it keeps all pieces of one refinement level in arrays, so that
+integrands are evaluated on many points at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import basix
+import numpy as np
+
+from congested.errors import InputError, NotConverged
+from congested.geometry import FloatArray, IntArray, simplex_volumes, split_simplices
+
+Density = Callable[[FloatArray], FloatArray]
+# (pieces (k, s, d), owner (k,)) -> integral (k,) and estimate of its error (k,); an infinite
+# estimate asks for a cut whatever the budget.
+PieceRule = Callable[[FloatArray, IntArray], tuple[FloatArray, FloatArray]]
+
+# Degrees of the two rules that are compared: the error estimate is that of the lower one.
+RULE_DEGREES = {2: (5, 8), 3: (5, 9)}
+
+_POINTS_PER_CALL = 1 << 18
+_NUMBERS_OF_PIECES = 1 << 24  # coordinates kept at a time: 128 MiB
+
+
+@lru_cache(maxsize=64)
+def simplex_rule(dimension: int, degree: int) -> tuple[FloatArray, FloatArray]:
+    """Return a quadrature rule that is exact for polynomials up to a degree.
+
+    Parameters
+    ----------
+    dimension
+        1, 2 or 3.
+    degree
+        Total degree, at least 0.
+
+    Returns
+    -------
+    tuple
+        Points in barycentric coordinates (q, dimension + 1) and weights (q,) that sum to one.
+    """
+    cell = {
+        1: basix.CellType.interval,
+        2: basix.CellType.triangle,
+        3: basix.CellType.tetrahedron,
+    }[dimension]
+    points, weights = basix.make_quadrature(cell, degree)
+    barycentric = np.concatenate([1.0 - points.sum(axis=1, keepdims=True), points], axis=1)
+    weights = weights / weights.sum()
+    barycentric.flags.writeable = weights.flags.writeable = False
+    return barycentric, weights
+
+
+def integrate_over_simplices(
+    density: Density,
+    simplices: FloatArray,
+    tolerance: float = 1e-10,
+    *,
+    must_split: Callable[[FloatArray], FloatArray] | None = None,
+    max_depth: int = 40,
+) -> FloatArray:
+    """Integrate a density over each simplex to an absolute error that is given in total.
+
+    Parameters
+    ----------
+    density
+        Maps points (k, d) to values (k,).
+    simplices
+        Vertices (n, d+1, d), d = 2 or 3.
+    tolerance
+        Bound of the sum, over all simplices, of the estimated absolute errors.
+    must_split
+        Maps pieces (k, d+1, d) to booleans (k,): pieces that are to be cut whatever the rules
+        say. A peak much narrower than its simplex can fall between all quadrature points; this
+        is the way to make them look closer.
+    max_depth
+        Largest number of cuts from a simplex to a piece.
+
+    Returns
+    -------
+    numpy.ndarray
+        Integrals (n,).
+
+    Raises
+    ------
+    NotConverged
+        If the tolerance is not met within the depth or the memory allowed.
+    InputError
+        If the density returns something else than one finite number per point.
+    """
+    dimension = simplices.shape[2]
+    low, high = (simplex_rule(dimension, degree) for degree in RULE_DEGREES[dimension])
+    points = np.concatenate([low[0], high[0]])
+    number_low = len(low[1])
+
+    def rule(pieces: FloatArray, owner: IntArray) -> tuple[FloatArray, FloatArray]:
+        coordinates = np.matmul(points, pieces)
+        values = np.asarray(density(coordinates.reshape(-1, dimension)), dtype=np.float64)
+        if values.shape != (coordinates.shape[0] * coordinates.shape[1],):
+            raise InputError(
+                f"found an array of shape {values.shape} for {coordinates.shape[0]} points; "
+                "allowed: one number per point",
+                key="density",
+            )
+        if not np.isfinite(values).all():
+            where = coordinates.reshape(-1, dimension)[np.argmin(np.isfinite(values))]
+            raise InputError(
+                f"found a value that is not finite at {where.tolist()}; allowed: finite numbers",
+                key="density",
+            )
+        values = values.reshape(len(pieces), -1)
+        volume = simplex_volumes(pieces)
+        fine = volume * (values[:, number_low:] @ high[1])
+        error = np.abs(fine - volume * (values[:, :number_low] @ low[1]))
+        # Below rounding the difference says nothing; a cut would not make it smaller.
+        error[error <= 4e-16 * volume * np.abs(values).max(axis=1)] = 0.0
+        if must_split is not None:
+            error[must_split(pieces)] = np.inf
+        return fine, error
+
+    return integrate_adaptively(
+        rule, simplices, tolerance, points_per_piece=len(points), max_depth=max_depth
+    )
+
+
+def integrate_adaptively(
+    rule: PieceRule,
+    simplices: FloatArray,
+    tolerance: float,
+    *,
+    points_per_piece: int = 1,
+    max_depth: int = 40,
+) -> FloatArray:
+    """Apply a rule with an error estimate, and cut the simplices where the estimate is too large.
+
+    On every level the pieces with the smallest errors are accepted as long as these add up to
+    half of what is left of the tolerance, and all of them once they fit in it.
+
+    Parameters
+    ----------
+    rule
+        Maps pieces (k, d+1, d) and the indices (k,) of their simplices to integrals (k,) and
+        estimated errors (k,), infinite where the piece must be cut.
+    simplices
+        Vertices (n, d+1, d).
+    tolerance
+        Bound of the sum of the estimated errors of all accepted pieces.
+    points_per_piece
+        Number of points that the rule evaluates on a piece, to limit the memory of a call.
+    max_depth
+        Largest number of cuts from a simplex to a piece.
+
+    Returns
+    -------
+    numpy.ndarray
+        Integrals (n,).
+
+    Raises
+    ------
+    NotConverged
+        If the tolerance is not met within the depth or the memory allowed.
+    """
+    number, corners, dimension = simplices.shape
+    integrals = np.zeros(number)
+    pieces, owner = simplices, np.arange(number)
+    children = 2**dimension
+    most_pieces = max(_NUMBERS_OF_PIECES // (corners * dimension), number)
+    left = float(tolerance)
+    for depth in range(max_depth + 1):
+        value, error = _in_chunks(rule, pieces, owner, points_per_piece)
+        accepted = _affordable(error, left)
+        integrals += np.bincount(owner[accepted], value[accepted], minlength=number)
+        left -= float(error[accepted].sum())
+        rest = np.flatnonzero(~accepted)
+        if len(rest) == 0:
+            return integrals
+        if len(rest) * children > most_pieces or depth == max_depth:
+            break
+        pieces = split_simplices(pieces[rest])
+        owner = np.repeat(owner[rest], children)
+    remaining = np.abs(value[rest]).sum()
+    worst = pieces[rest[0]].mean(axis=0)
+    raise NotConverged(
+        f"adaptive quadrature stopped after {depth} cuts with {len(rest)} pieces of mass "
+        f"{remaining:.3g} left, one near {np.round(worst, 6).tolist()}: the density jumps or is "
+        f"too peaked there for the tolerance {tolerance:.3g}; allow a larger tolerance or let the "
+        "mesh follow the jump"
+    )
+
+
+def _in_chunks(
+    rule: PieceRule, pieces: FloatArray, owner: IntArray, points_per_piece: int
+) -> tuple[FloatArray, FloatArray]:
+    value, error = np.empty(len(pieces)), np.empty(len(pieces))
+    step = max(1, _POINTS_PER_CALL // points_per_piece)
+    for start in range(0, len(pieces), step):
+        chunk = slice(start, start + step)
+        value[chunk], error[chunk] = rule(pieces[chunk], owner[chunk])
+    return value, error
+
+
+def _affordable(error: FloatArray, budget: float) -> FloatArray:
+    """Return which pieces are accepted: all if the budget allows, else the best for half of it."""
+    if error.sum() <= budget:
+        return np.ones(len(error), dtype=bool)
+    order = np.argsort(error)
+    accepted = np.zeros(len(error), dtype=bool)
+    accepted[order[np.cumsum(error[order]) <= 0.5 * budget]] = True
+    return accepted
+
+
+def clip_simplices(
+    simplices: FloatArray, normal: FloatArray, offset: float
+) -> tuple[FloatArray, IntArray]:
+    """Cut simplices with a half-space, exactly.
+
+    Parameters
+    ----------
+    simplices
+        Vertices (n, d+1, d), d = 2 or 3.
+    normal, offset
+        The half-space normal·x ≤ offset.
+
+    Returns
+    -------
+    tuple
+        Simplices (k, d+1, d) that fill the part inside without overlap, and for each the index
+        (k,) of the simplex it was cut from. Their orientation is arbitrary.
+    """
+    corners = simplices.shape[1]
+    height = simplices @ np.asarray(normal, dtype=np.float64) - offset
+    inside = height <= 0
+    count = inside.sum(axis=1)
+    kept = np.flatnonzero(count == corners)
+    pieces, owner = [simplices[kept]], [kept]
+    for number_inside in range(1, corners):
+        chosen = np.flatnonzero(count == number_inside)
+        if len(chosen) == 0:
+            continue
+        # Vertices inside come first; the sort is stable, so neighbours order theirs alike.
+        order = np.argsort(~inside[chosen], axis=1, kind="stable")
+        vertices = np.take_along_axis(simplices[chosen], order[:, :, None], axis=1)
+        heights = np.take_along_axis(height[chosen], order, axis=1)
+        cut = _cut_points(vertices, heights, number_inside)
+        parts = _fill(vertices, cut, number_inside)
+        pieces.extend(parts)
+        owner.extend([chosen] * len(parts))
+    return np.concatenate(pieces), np.concatenate(owner)
+
+
+def _cut_points(vertices: FloatArray, heights: FloatArray, number_inside: int) -> FloatArray:
+    """Return the points (n, i, o, d) where edges from inside vertex i to outside o are cut."""
+    inner, outer = heights[:, :number_inside, None], heights[:, None, number_inside:]
+    share = (inner / (inner - outer))[..., None]
+    start, end = vertices[:, :number_inside, None], vertices[:, None, number_inside:]
+    return start + share * (end - start)
+
+
+def _fill(vertices: FloatArray, cut: FloatArray, number_inside: int) -> list[FloatArray]:
+    """Return the simplices that fill the inside of sorted, cut simplices."""
+    if number_inside == 1:
+        return [np.concatenate([vertices[:, :1], cut[:, 0]], axis=1)]
+    if vertices.shape[2] == 2:
+        first, second = vertices[:, 0], vertices[:, 1]
+        return [
+            np.stack([first, second, cut[:, 1, 0]], axis=1),
+            np.stack([first, cut[:, 1, 0], cut[:, 0, 0]], axis=1),
+        ]
+    if number_inside == 3:
+        bottom = [vertices[:, i] for i in range(3)]
+        top = [cut[:, i, 0] for i in range(3)]
+    else:
+        bottom = [vertices[:, 0], cut[:, 0, 0], cut[:, 0, 1]]
+        top = [vertices[:, 1], cut[:, 1, 0], cut[:, 1, 1]]
+    # A prism with vertical edges bottom-top is three tetrahedra.
+    return [np.stack([*bottom[: i + 1], *top[i:]], axis=1) for i in range(3)]
+
+
+def clip_to_box(
+    simplices: FloatArray, lower: FloatArray, upper: FloatArray
+) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Cut simplices with a box, exactly; only those that its faces may cut are touched.
+
+    Parameters
+    ----------
+    simplices
+        Vertices (n, d+1, d).
+    lower, upper
+        Corners (d,) of the box.
+
+    Returns
+    -------
+    tuple
+        Pieces (k, d+1, d) inside the box of the simplices that are cut, the index (k,) of the
+        simplex each was cut from, and the indices of the simplices that lie wholly inside.
+    """
+    low, high = simplices.min(axis=1), simplices.max(axis=1)
+    inside = ((low >= lower) & (high <= upper)).all(axis=1)
+    outside = ((high <= lower) | (low >= upper)).any(axis=1)
+    owner = np.flatnonzero(~inside & ~outside)
+    pieces = simplices[owner]
+    for axis in range(simplices.shape[2]):
+        for sign, offset in ((1.0, upper[axis]), (-1.0, -lower[axis])):
+            normal = np.zeros(simplices.shape[2])
+            normal[axis] = sign
+            pieces, parent = clip_simplices(pieces, normal, offset)
+            owner = owner[parent]
+    return pieces, owner, np.flatnonzero(inside)

@@ -1,0 +1,118 @@
+"""Short tables for people on stdout: the results of a run, and what the package runs on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from congested.parallel import output_console
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+def plain_table(title: str = "") -> Table:
+    """Return a table of names and texts without a header."""
+    table = Table(box=box.SIMPLE, show_header=False, title=title or None, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def show(table: Table) -> None:
+    """Print a table; whoever reads stdout may have left."""
+    try:
+        output_console().print(table)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _figure(value: object, spelling: str = ".6g") -> str:
+    """Return a number as text; what is not known (null) is a dash, "inf" stays a word."""
+    if isinstance(value, (int, float)):
+        return format(value, spelling)
+    return "-" if value is None else str(value)
+
+
+def result_table(result: Mapping[str, Any], directory: Path) -> Table:
+    """Return the short table of results.
+
+    Parameters
+    ----------
+    result
+        Content of result.json.
+    directory
+        Where it was written.
+    """
+
+    def entry(*path: str) -> Any:
+        value: Any = result
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    bounds = f"{_figure(entry('bounds', 'lower'), '.8g')} .. "
+    bounds += _figure(entry("bounds", "upper"), ".8g")
+    strength = _figure(entry("problem", "penalty", "strength"))
+    levels, cells = entry("mesh", "levels"), entry("mesh", "cells")
+    peak = entry("peak_memory_bytes")
+    memory = "-" if peak is None else f"{peak / 2**20:,.0f} MiB"
+    table = plain_table(str(entry("title") or ""))
+    for name, text in (
+        ("status", str(entry("status"))),
+        (f"cost (strength {strength})", _figure(entry("values", "cost"), ".8g")),
+        ("  certified bounds", f"{bounds} ({entry('bounds', 'scope') or '-'})"),
+        ("  relative gap", _figure(entry("bounds", "relative_gap"), ".2e")),
+        ("critic loss L", _figure(entry("values", "critic_loss"))),
+        ("penalty P", _figure(entry("values", "penalty"))),
+        ("momentum ∫|m|", _figure(entry("values", "momentum_l1"))),
+        ("cells", f"{_figure(cells, ',')} ({_figure(levels)} levels)"),
+        ("seconds", f"{_figure(entry('seconds', 'total'), '.1f')} (peak memory {memory})"),
+        ("files", f"{directory}/"),
+    ):
+        table.add_row(name, Text(text))
+    return table
+
+
+def info_table(comm: MPI.Comm) -> Table:
+    """Return what this process runs on: versions, solvers, ranks."""
+    import dolfinx
+    import mpi4py
+    import numpy as np
+    from mpi4py import MPI
+    from petsc4py import PETSc
+
+    from congested.version import __version__
+
+    packages = {name: PETSc.Sys.hasExternalPackage(name) for name in ("hypre", "mumps")}
+    table = plain_table()
+    for name, text in {
+        "congested": __version__,
+        "dolfinx": dolfinx.__version__,
+        "petsc": ".".join(str(part) for part in PETSc.Sys.getVersion()),
+        "petsc scalars": np.dtype(PETSc.ScalarType).name,
+        **{name: "yes" if there else "no" for name, there in packages.items()},
+        "adios2 (vtx files)": "yes" if dolfinx.has_adios2 else "no",
+        "mpi": MPI.Get_library_version().split(",")[0].strip(),
+        "mpi4py": mpi4py.__version__,
+        "python": sys.version.split()[0],
+        "ranks": str(comm.size),
+        "cores for rank 0": str(_cores()),
+        "threads per rank": os.environ.get("OMP_NUM_THREADS", "not limited (OMP_NUM_THREADS)"),
+    }.items():
+        table.add_row(name, Text(text))
+    return table
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

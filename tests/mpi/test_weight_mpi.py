@@ -1,0 +1,55 @@
+"""The weight does not depend on how many ranks share the mesh. Run with any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dolfinx.mesh import GhostMode, create_unit_cube, create_unit_square
+from mpi4py import MPI
+
+from congested.geometry import Cells, cells_of_mesh
+from congested.measures.gaussian_mixture import GaussianMixture
+from congested.measures.points import Points
+from congested.weight import DensityWeight, Interpolates, cell_weight
+
+
+def unit_cells(dimension: int, comm: MPI.Comm) -> Cells:
+    create = {2: create_unit_square, 3: create_unit_cube}[dimension]
+    number = {2: 12, 3: 5}[dimension]
+    return cells_of_mesh(create(comm, *[number] * dimension, ghost_mode=GhostMode.none))
+
+
+def gathered(cells: Cells, masses: np.ndarray) -> np.ndarray:
+    """Midpoints and masses of all cells of all ranks, in lexicographic order of the midpoints."""
+    rows = np.column_stack([cells.midpoint, masses])
+    rows = np.concatenate(cells.comm.allgather(rows))
+    return rows[np.lexsort(np.round(rows[:, :-1], 9).T[::-1])]
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("kind", ["all-pairs", "sampled", "closed-form", "density"])
+def test_same_weight_on_any_number_of_ranks(dimension: int, kind: str) -> None:
+    generator = np.random.default_rng(0)
+    lattice = generator.integers(0, 13, size=(2, 9, dimension)) / 12
+    atoms = [Points(points, np.full(9, 1 / 9)) for points in lattice]
+    gaussians = [
+        GaussianMixture.from_stds(np.full((1, dimension), mean), np.array([0.1]))
+        for mean in (0.3, 0.6)
+    ]
+    weight, source, target = {
+        "all-pairs": (Interpolates(), *atoms),
+        "sampled": (Interpolates(samples=1024), gaussians[0], atoms[1]),
+        "closed-form": (Interpolates(), *gaussians),
+        "density": (DensityWeight(lambda x: x[:, 0] ** 2), *atoms),
+    }[kind]
+    serial_cells, cells = (unit_cells(dimension, comm) for comm in (MPI.COMM_SELF, MPI.COMM_WORLD))
+    serial = cell_weight(weight, source, target, serial_cells)
+    distributed = cell_weight(weight, source, target, cells)
+    assert serial.method == distributed.method == kind
+    expected = gathered(serial_cells, serial.masses)
+    found = gathered(cells, distributed.masses)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    for name in ("mass", "lost", "relative_error"):
+        first, second = getattr(serial, name), getattr(distributed, name)
+        assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
+    assert len(set(cells.comm.allgather(distributed.mass))) == 1
