@@ -87,9 +87,8 @@ def make_cell_data(
     """
     comm = cells.comm
     limit = NEGLIGIBLE_MASS_SAMPLED if weight.replicates is not None else NEGLIGIBLE_MASS
-    if np.isinf(strength):
-        active = np.ones(cells.number, dtype=bool)
-    else:
+    active: BoolArray = np.ones(cells.number, dtype=bool)
+    if not np.isinf(strength):
         mean = weight.mass / cells.total(cells.volume)
         active = weight.masses > CLOSED_BELOW * mean * cells.volume
     closed_mass = np.where(active, 0.0, np.maximum(source.masses, target.masses))
@@ -113,7 +112,7 @@ def make_cell_data(
         idle |= (sources == 0.0) & (targets == 0.0)
     unbalanced = np.where(idle, 0.0, np.abs(sources - targets))
     worst = int(np.argmax(unbalanced)) if parts else 0
-    if parts and unbalanced[worst] > limit:
+    if parts and max(unbalanced[worst], 0.5 * unbalanced.sum()) > limit:
         where = _location(cells, np.where(part == worst, source.masses + target.masses, 0.0))
         raise InfeasibleProblem(
             f"the part of the domain around {_format(where)} holds {sources[worst]:.6g} of the "
@@ -122,6 +121,9 @@ def make_cell_data(
         )
     if parts == 0:
         raise InfeasibleProblem("the weight vanishes in every cell; allowed: a positive mass")
+    # What little a part holds of one measure without (nearly) as much of the other cannot be scaled
+    # into balance: it is taken away.
+    idle |= np.minimum(sources, targets) < 0.5 * np.maximum(sources, targets)
     # Scale both measures in each part to their mean, and all parts together to total mass one.
     common = np.where(idle, 0.0, 0.5 * (sources + targets))
     common /= common.sum()
@@ -139,9 +141,8 @@ def make_cell_data(
     ]
     record = {
         "mass_outside": {"source": source.outside, "target": target.outside},
-        "closed_cells": int(cells.total(np.ones(cells.number))) - int(
-            cells.total(active.astype(np.float64))
-        ),
+        "closed_cells": int(cells.total(np.ones(cells.number)))
+        - int(cells.total(active.astype(np.float64))),
         "cells_without_weight": int(cells.total(np.ones(cells.number))) - open_cells,
         "parts": int(np.count_nonzero(~idle)),
         "mass_rescaled": {"source": moved[0], "target": moved[1]},

@@ -228,4 +228,3 @@ def cell_integrals(
         gap_indicator=penalty + cost + work,
         divergence_residual=flux.sum(axis=1) - difference,
     )
-

@@ -144,7 +144,7 @@ def _count(text: str) -> int:
         value = float(text)  # 2e6 is a way to write it
     except ValueError:
         value = math.nan
-    if not (value >= 1.0 and value == math.floor(value) and math.isfinite(value)):
+    if not (value >= 1.0 and value.is_integer()):
         raise argparse.ArgumentTypeError(f'found "{text}"; allowed: an integer >= 1')
     return int(value)
 
@@ -301,8 +301,8 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     on_root(comm, lambda: _prepare_directory(directory))
 
     from congested.io.fields import check_formats
-    from congested.solution import Status
     from congested.nested_iteration import solve
+    from congested.solution import Status
 
     check_formats(problem.output.formats)
     text = _text_to_keep(problem, Path(arguments.problem), directory)
@@ -364,7 +364,7 @@ def _infeasible_result(
         "conservation": {"max_divergence_residual": None},
         "solver": {"method": problem.solver.method}
         | dict.fromkeys(("outer_iterations", "newton_iterations", "linear_iterations")),
-        "seconds": {"total": watch.total},
+        "seconds": dict.fromkeys(("setup", "weight", "solve", "certify")) | {"total": watch.total},
         "peak_memory_bytes": parallel.peak_memory_bytes(comm),
         "environment": environment(comm.size),
         "problem": problem.description,

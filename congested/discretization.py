@@ -138,6 +138,7 @@ class PotentialSpace:
     @cached_property
     def _reference_gradients(self) -> FloatArray:
         dimension = self.cells.dimension
+        points: FloatArray
         if self.points_per_cell == 1:
             points = np.full((1, dimension), 1.0 / (dimension + 1))
         else:

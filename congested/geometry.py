@@ -157,5 +157,6 @@ def cells_of_mesh(mesh: Mesh) -> Cells:
     dimension = mesh.topology.dim
     owned = mesh.topology.index_map(dimension).size_local
     dofmap = mesh.geometry.dofmap[:owned]
-    simplices = np.ascontiguousarray(mesh.geometry.x[dofmap][:, :, :dimension])
+    corners = mesh.geometry.x[dofmap][:, :, :dimension]
+    simplices: FloatArray = np.ascontiguousarray(corners, dtype=np.float64)
     return _with_bounding_box(mesh.comm, simplices, dimension)

@@ -61,8 +61,15 @@ def gradient_penalty(gradient_norm: Any, capacity: Any) -> Any:
 
 
 def momentum_norm(gradient_norm: Any, capacity: Any) -> Any:
-    """Return |m| = κ(|ξ| − 1)₊, the length of the derivative of φ; m itself is −|m| ξ/|ξ|."""
-    return capacity * _positive_part(gradient_norm - 1.0)
+    """Return |m| = κ(|ξ| − 1)₊, the length of the derivative of φ; m itself is −|m| ξ/|ξ|.
+
+    As in `gradient_penalty`, 0·∞ counts as 0.
+    """
+    excess = _positive_part(gradient_norm - 1.0)
+    if isinstance(excess, Expr) or isinstance(capacity, Expr):
+        return capacity * excess
+    with np.errstate(invalid="ignore"):
+        return np.where(excess > 0.0, capacity * excess, 0.0)
 
 
 def gradient_norm(momentum_norm: Any, capacity: Any) -> Any:
@@ -127,5 +134,6 @@ def primal_dual_stiffness(
     )
     matrix = -(product + np.swapaxes(product, -1, -2))
     index = np.arange(flux.shape[-1])
-    matrix[..., index, index] += (1.0 / length + compliance)[..., None]
+    # The one with digits to spare keeps M invertible where β < 1e-8 |w| and 1/κ = 0.
+    matrix[..., index, index] += ((1.0 + 1e-14) / length + compliance)[..., None]
     return np.linalg.inv(matrix)

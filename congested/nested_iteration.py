@@ -16,7 +16,7 @@ from mpi4py import MPI
 
 from congested.cell_data import CellData, make_cell_data
 from congested.certificate import Bounds, gradient_at_vertices
-from congested.data_error import load_error, weight_error
+from congested.data_error import closed_mass_error, load_error, weight_error
 from congested.discretization import momentum_function
 from congested.domain import create_mesh, refine_uniformly
 from congested.errors import InputError
@@ -96,10 +96,8 @@ def solve(
         "lower_bound": lower_bound,
         "petsc": petsc,
     }
-    given = {name: value for name, value in overrides.items() if value is not None}
-    problem = dataclasses.replace(
-        problem, solver=dataclasses.replace(problem.solver, **given)
-    )
+    given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+    problem = dataclasses.replace(problem, solver=dataclasses.replace(problem.solver, **given))
     newton = method if isinstance(method, Newton) else Newton()
     newton = dataclasses.replace(newton, petsc={**(newton.petsc or {}), **problem.solver.petsc})
     run = _Run(problem, newton, comm or MPI.COMM_WORLD, progress, stop)
@@ -147,7 +145,7 @@ class _Run:
             with self.watch("refine"):
                 mesh, parent = refine_uniformly(level.mesh)
             finer = self._solve_on(mesh, number, level, parent)
-            if finer is None:
+            if finer is None or self._is_spoiled(finer, level):
                 reason = self._stop_text(level)
                 break
             level, number = finer, number + 1
@@ -197,7 +195,11 @@ class _Run:
         bounds = result.bounds
         logger.info(
             "level %d: %d cells, %.8g <= cost <= %.8g, relative gap %.2e",
-            number, size, bounds.lower, bounds.upper, bounds.relative_gap,
+            number,
+            size,
+            bounds.lower,
+            bounds.upper,
+            bounds.relative_gap,
         )
         return _Level(mesh, cells, weight, result)
 
@@ -249,6 +251,11 @@ class _Run:
     def _reached(self, level: _Level) -> bool:
         return level.result.bounds.relative_gap <= self.options.relative_gap
 
+    def _is_spoiled(self, finer: _Level, level: _Level) -> bool:
+        """Whether a finer level was cut short before its bounds became better than the last."""
+        gaps = finer.result.bounds.relative_gap, level.result.bounds.relative_gap
+        return self.stopped_by is not None and not gaps[0] < gaps[1]
+
     def _may_refine(self, mesh: Mesh, size: int) -> bool:
         children = 2**mesh.topology.dim
         return self.options.refine != "none" and children * size <= self.options.max_cells
@@ -266,7 +273,7 @@ class _Run:
             if self.options.refine == "none":
                 return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
             return begin + (
-                f"the next mesh would have {2 ** level.mesh.topology.dim * size} cells; raise "
+                f"the next mesh would have {2**level.mesh.topology.dim * size} cells; raise "
                 f"max_cells (now {self.options.max_cells}) or the relative gap asked for"
             )
         return None
@@ -313,13 +320,18 @@ class _Run:
             if self.load_change is None:
                 self.load_change = self._load_change_of_first_mesh(level)
             sampling = weight_error(result.data, level.weight, result.potential.vertices)
+            closed = closed_mass_error(result.data)
             bounds = dataclasses.replace(
-                result.bounds, data_error=self.load_change + 2.0 * sampling
+                result.bounds, data_error=self.load_change + 2.0 * sampling + closed
             )
         totals = result.totals
         data = {
             **result.data.record,
-            "cost_error": {"load": self.load_change, "weight_standard_error": sampling},
+            "cost_error": {
+                "load": self.load_change,
+                "weight_standard_error": sampling,
+                "closed_mass": closed,
+            },
             "lower_bound_from": result.lower_bound_from,
         }
         seconds = {

@@ -54,7 +54,9 @@ def output_console() -> Console:
     pipe, where escape codes would be rubbish.
     """
     console = Console(color_system=None)
-    return Console(color_system=None, width=max(80, console.width if console.is_terminal else PIPE_WIDTH))
+    return Console(
+        color_system=None, width=max(80, console.width if console.is_terminal else PIPE_WIDTH)
+    )
 
 
 # --- log ------------------------------------------------------------------------------------

@@ -83,22 +83,24 @@ def weighted_quantile(values: FloatArray, weights: FloatArray, level: float) -> 
     return float(values[order][np.searchsorted(cumulated, level * cumulated[-1])])
 
 
-def _log_norm(values: FloatArray, decades: float) -> LogNorm:
+def _log_norm(values: FloatArray, decades: float) -> Normalize:
+    """Logarithmic scale over at most so many decades; linear if the values hardly differ."""
     top = float(values.max(initial=0.0))
     if not top > 0.0:
-        return LogNorm(1e-1, 1.0)
+        return Normalize(0.0, 1.0)
     smallest = float(values[values > 0.0].min())
-    bottom = max(smallest, top * 10.0**-decades)
-    return LogNorm(min(bottom, 0.5 * top), top)
+    if top < 30.0 * smallest:
+        return Normalize(0.0, top)
+    return LogNorm(max(smallest, top * 10.0**-decades), top)
 
 
 def _density_norm(values: FloatArray, volume: FloatArray) -> Normalize:
-    """Linear scale, unless a few cells would take all of it (singular tips)."""
+    """Linear scale, unless a few cells would take all of it (singular tips, corners)."""
     mass = values * volume
     if not mass.sum() > 0.0:
         return Normalize(0.0, 1.0)
-    top, nearly_top = float(values.max()), weighted_quantile(values, mass, 0.999)
-    if top > 1.3 * nearly_top:  # a few coarse cells that stand out
+    top, nearly_top = float(values.max()), weighted_quantile(values, mass, 0.95)
+    if top > 2.0 * nearly_top:
         top = nearly_top
     if top > 30.0 * weighted_quantile(values, mass, 0.25):
         return _log_norm(values, 4.0)
@@ -158,6 +160,17 @@ def overview_panels(arrays: ResultArrays) -> tuple[Panel, ...]:
         ("indicator", "gap indicator η/|T|", indicator, everywhere),
     )
     return tuple(Panel(*what, *how) for what, how in zip(shown, scaled, strict=True))
+
+
+def few_cells(values: FloatArray, volume: FloatArray) -> IntArray:
+    """Return the cells that hold all of a density, if they are few and too small to be seen.
+
+    That is how points look on a mesh; where it is not so, the result is empty.
+    """
+    cells = np.flatnonzero(values > 0.0)
+    if len(cells) > 400 or volume[cells].sum() > 2e-3 * volume.sum():
+        return np.empty(0, dtype=np.int64)
+    return cells
 
 
 def boundary_facets(cells: IntArray) -> tuple[IntArray, IntArray]:

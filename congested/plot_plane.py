@@ -19,6 +19,7 @@ from congested.plot_panels import (
     Panel,
     boundary_facets,
     draw_color_bar,
+    few_cells,
     headline,
     new_figure,
     overview_panels,
@@ -49,6 +50,8 @@ def plane_figure(arrays: ResultArrays, result: Mapping[str, Any]) -> Figure:
         axes.add_collection(
             LineCollection(list(outline), colors="0.15", linewidths=0.7, clip_on=False)
         )
+        if panel.name in ("source", "target"):
+            _draw_points(axes, arrays, panel)
         if panel.name == "momentum":
             _draw_streamlines(axes, lines, arrays)
         if panel.name == "gradient":
@@ -65,7 +68,7 @@ def _layout(raster: Raster, title: str, numbers: str) -> tuple[Figure, list[tupl
     rows = 6 // columns
     width = min(12.0 / columns, 4.4 / aspect)
     height = width * aspect
-    bar_gap, bar_width, bar_text, axis_text = 0.09, 0.14, 0.55, 0.32
+    bar_gap, bar_width, bar_text, axis_text = 0.09, 0.14, 0.60, 0.34
     step_x, step_y = axis_text + width + bar_gap + bar_width + bar_text, height + 0.48
     size_x = max(columns * step_x + 0.15, 10.5)
     size_y = rows * step_y + 1.15
@@ -104,6 +107,14 @@ def _draw_values(axes: Axes, raster: Raster, panel: Panel) -> None:
             0.02, 0.02, "grey: no weight", transform=axes.transAxes, size=8, color="0.25",
             bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
+
+
+def _draw_points(axes: Axes, arrays: ResultArrays, panel: Panel) -> None:
+    """Draw discs where the mass sits in cells too small to be seen."""
+    cells = few_cells(panel.values, arrays.cell_volume)
+    x, y = arrays.vertices[arrays.cells[cells]].mean(axis=1).T
+    colors = panel.colored(panel.values[cells])
+    axes.scatter(x, y, s=22, c=colors, edgecolors="white", linewidths=0.5)
 
 
 def _smooth_momentum(arrays: ResultArrays, lines: Raster) -> FloatArray:

@@ -25,6 +25,7 @@ from congested.plot_panels import (
     Panel,
     boundary_facets,
     draw_color_bar,
+    few_cells,
     headline,
     new_figure,
     overview_panels,
@@ -93,7 +94,9 @@ def plot_volume(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -> 
         _start(plotter, scene)
         _add_blobs(plotter, scene, arrays)
         _add_streamlines(plotter, scene, arrays, lined)
-        pictures.append(("streamlines (blue: source, red: target)", _finish(plotter, scene), lined))
+        pictures.append(
+            ("streamlines (blue: source, orange: target)", _finish(plotter, scene), lined)
+        )
         _start(plotter, scene)
         _add_isosurfaces(plotter, scene, arrays, lined)
         shares = ", ".join(f"{100 * share:.0f}" for share in _SHARES)
@@ -290,6 +293,12 @@ def _contour_of(
 
 def _add_blobs(plotter: pyvista.Plotter, scene: _Scene, arrays: ResultArrays) -> None:
     for values, color in ((arrays.source, _SOURCE_COLOR), (arrays.target, _TARGET_COLOR)):
+        cells = few_cells(values, arrays.cell_volume)
+        if len(cells):
+            balls = pyvista.PolyData(arrays.vertices[arrays.cells[cells]].mean(axis=1))
+            ball = pyvista.Sphere(radius=0.01 * scene.grid.length)
+            _add_surface(plotter, balls.glyph(geom=ball, scale=False, orient=False), color, 1.0)
+            continue
         blob = _contour_of(scene, arrays, values, 0.5)
         if blob.n_cells:
             _add_surface(plotter, blob, color, 0.5)

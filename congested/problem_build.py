@@ -49,7 +49,10 @@ def build_problem(
     for name in ("domain", "source", "target", "weight"):
         table = _absolute(_with_role(tables[name], name), directory)
         try:
-            parts[name] = _BUILDERS[type(table)](table)
+            if isinstance(table, schema.PointsTable):
+                parts[name] = _build_points(table, _box_dimension(tables["domain"]))
+            else:
+                parts[name] = _BUILDERS[type(table)](table)
         except InputError as error:
             raise _at_table(error, name, table, file) from error
         read.append(ReadTable(parts[name], _effective(table)))
@@ -76,9 +79,9 @@ def build_problem(
 
 def _at_table(error: InputError, name: str, table: Table, file: str | None) -> InputError:
     """Return the error with the key of the problem file that leads to it."""
-    fields = [*type(table).model_fields]
+    fields = type(table).model_fields
     own = (error.key or "").split(".")[-1].split("[")[0]
-    files = [key for key in table.file_keys if isinstance(getattr(table, key), str)]
+    files = [key for key in table.file_keys if getattr(table, key) == error.file is not None]
     key = f"{name}.{own}" if own in fields else f"{name}.{files[0]}" if files else name
     message = error.message if error.file is None else f"{error.file}: {error.message}"
     return InputError(message, key=key, file=file)
@@ -172,15 +175,19 @@ def _build_uniform_ball(table: schema.UniformBallTable) -> Measure:
     return UniformBall(np.array(table.center), table.radius)
 
 
-def _build_points(table: schema.PointsTable) -> Measure:
+def _box_dimension(domain: Table) -> int | None:
+    """Return the dimension of a box, None for a mesh file: that one is read later."""
+    return len(domain.lower) if isinstance(domain, schema.BoxTable) else None
+
+
+def _build_points(table: schema.PointsTable, dimension: int | None) -> Measure:
     from congested.measures.points import Points, points_from_file
 
-    weights = np.array(table.weights) if isinstance(table.weights, list) else table.weights
     if table.file is not None:
-        return points_from_file(table.file, weights)
+        return points_from_file(table.file, table.weights, dimension)
     points = np.array(table.points)
-    if weights is None:
-        weights = np.full(len(points), 1.0 / len(points))
+    count = len(points)
+    weights = np.full(count, 1.0 / count) if table.weights is None else np.array(table.weights)
     return Points(points, weights)
 
 
@@ -219,7 +226,6 @@ _BUILDERS: dict[type[Table], Callable[[Any], Any]] = {
     schema.GaussianMixtureTable: _build_gaussian_mixture,
     schema.UniformBoxTable: _build_uniform_box,
     schema.UniformBallTable: _build_uniform_ball,
-    schema.PointsTable: _build_points,
     schema.RayMonotoneTable: _build_ray_monotone,
     schema.InterpolatesTable: _build_interpolates,
     schema.ConstantTable: _build_constant,

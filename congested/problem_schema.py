@@ -267,6 +267,8 @@ class PointsTable(Table):
             yield from _wrong_lengths("points", self.points)
             if isinstance(self.weights, list):
                 yield from _wrong_weights(self.weights, len(self.points), "the points")
+            elif self.weights is not None:
+                yield Mistake(("weights",), shown(self.weights), "a list, as the points are one")
 
     def extent(self) -> tuple[Key, int] | None:
         """Return the dimension and its key."""
@@ -277,7 +279,7 @@ class PairTable(Table):
     """A ray-monotone pair written in the problem file."""
 
     half_width: Positive = Field(description="a number > 0")
-    power: Annotated[float, Field(gt=1)] = Field(description="a number > 1")
+    power: Annotated[float, Field(ge=1)] = Field(description="a number >= 1")
     centers: PointList = Field(description="a list of points of 2 or 3 numbers each")
     biases: list[Number] = Field(description="a list of numbers, one per center")
 
@@ -289,11 +291,11 @@ class PairTable(Table):
                 ("biases",), f"{len(self.biases)} numbers", f"{len(self.centers)}: one per center"
             )
         for number, center in enumerate(self.centers):
-            if max(abs(coordinate) for coordinate in center) > self.half_width:
+            if max(abs(coordinate) for coordinate in center) >= self.half_width:
                 yield Mistake(
                     ("centers", number),
                     shown(center),
-                    f"a point of the box with half_width = {shown(self.half_width)}",
+                    f"a point inside the box with half_width = {shown(self.half_width)}",
                 )
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import basix
 import numpy as np
+import numpy.typing as npt
 
 from congested.errors import InputError, NotConverged
 from congested.geometry import FloatArray, IntArray, simplex_volumes, split_simplices
@@ -50,6 +51,7 @@ def simplex_rule(dimension: int, degree: int) -> tuple[FloatArray, FloatArray]:
         3: basix.CellType.tetrahedron,
     }[dimension]
     points, weights = basix.make_quadrature(cell, degree)
+    points, weights = np.asarray(points, np.float64), np.asarray(weights, np.float64)
     barycentric = np.concatenate([1.0 - points.sum(axis=1, keepdims=True), points], axis=1)
     weights = weights / weights.sum()
     barycentric.flags.writeable = weights.flags.writeable = False
@@ -61,7 +63,7 @@ def integrate_over_simplices(
     simplices: FloatArray,
     tolerance: float = 1e-10,
     *,
-    must_split: Callable[[FloatArray], FloatArray] | None = None,
+    must_split: Callable[[FloatArray], npt.NDArray[np.bool_]] | None = None,
     max_depth: int = 40,
 ) -> FloatArray:
     """Integrate a density over each simplex to an absolute error that is given in total.
@@ -73,7 +75,9 @@ def integrate_over_simplices(
     simplices
         Vertices (n, d+1, d), d = 2 or 3.
     tolerance
-        Bound of the sum, over all simplices, of the estimated absolute errors.
+        Bound of the sum, over all simplices, of the estimated absolute errors. The estimate is
+        the difference of two rules: far above the error where the density is smooth, but at a
+        jump inside a simplex it may be a few times too low.
     must_split
         Maps pieces (k, d+1, d) to booleans (k,): pieces that are to be cut whatever the rules
         say. A peak much narrower than its simplex can fall between all quadrature points; this
@@ -204,7 +208,7 @@ def _in_chunks(
     return value, error
 
 
-def _affordable(error: FloatArray, budget: float) -> FloatArray:
+def _affordable(error: FloatArray, budget: float) -> npt.NDArray[np.bool_]:
     """Return which pieces are accepted: all if the budget allows, else the best for half of it."""
     if error.sum() <= budget:
         return np.ones(len(error), dtype=bool)
@@ -283,7 +287,7 @@ def _fill(vertices: FloatArray, cut: FloatArray, number_inside: int) -> list[Flo
 
 def clip_to_box(
     simplices: FloatArray, lower: FloatArray, upper: FloatArray
-) -> tuple[FloatArray, IntArray, FloatArray]:
+) -> tuple[FloatArray, IntArray, IntArray]:
     """Cut simplices with a box, exactly; only those that its faces may cut are touched.
 
     Parameters

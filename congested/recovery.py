@@ -19,6 +19,9 @@ from congested.discretization import PotentialSpace, cell_offset
 from congested.geometry import Cells, FloatArray
 from congested.integrand import momentum_norm
 
+# At λ = ∞ a gradient longer than one by a rounding error costs infinity: stay this far below.
+_STRICTLY = 1.0 - 1e-12
+
 
 def marini_momentum(cells: Cells, flux: FloatArray, load: FloatArray) -> FloatArray:
     """Return the outward facet integrals (n, d+1) of m = −w + (f/d)(x − x_T).
@@ -145,7 +148,10 @@ class _Corrector:
         rows = scipy.sparse.csr_matrix(
             (
                 np.concatenate([np.where(diagonal > 0.0, diagonal, 1.0), -conductance[inner]]),
-                (np.concatenate([own, cell]), np.concatenate([offset + own, facets.neighbour[inner]])),
+                (
+                    np.concatenate([own, cell]),
+                    np.concatenate([offset + own, facets.neighbour[inner]]),
+                ),
             ),
             shape=(cells.number, total),
         )
@@ -214,7 +220,7 @@ def best_scale(
         return 0.0
     lengths = np.linalg.norm(gradient, axis=-1)[space.active]
     if np.isinf(capacity).any():
-        return 1.0 / comm.allreduce(float(lengths.max(initial=0.0)), op=MPI.MAX)
+        return _STRICTLY / comm.allreduce(float(lengths.max(initial=0.0)), op=MPI.MAX)
     volume = space.point_volume[space.active]
     stiffness = volume * capacity[space.active, None]
     scale = 1.0

@@ -74,7 +74,7 @@ def result_table(result: Mapping[str, Any], directory: Path) -> Table:
         ("critic loss L", _figure(entry("values", "critic_loss"))),
         ("penalty P", _figure(entry("values", "penalty"))),
         ("momentum ∫|m|", _figure(entry("values", "momentum_l1"))),
-        ("cells", f"{_figure(cells, ',')} ({_figure(levels)} levels)"),
+        ("cells", f"{_figure(cells, ',')} ({_figure(levels)} level{'' if levels == 1 else 's'})"),
         ("seconds", f"{_figure(entry('seconds', 'total'), '.1f')} (peak memory {memory})"),
         ("files", f"{directory}/"),
     ):

@@ -24,24 +24,11 @@ venv=$project/.venv
 cache=${XDG_CACHE_HOME:-${HOME:?HOME must be set}/.cache}/congested
 minimum=0.9
 extras=test,dev
-suite=trixie
 log=''
 
-# What the private tree holds; the route "apt" asks for the same (Ubuntu has the same names).
-packages=(
-    ca-certificates git
-    python3-dolfinx-real python3-petsc4py-real python3-mpi4py openmpi-bin
-    gcc libc6-dev python3-dev python3-pip python3-venv
-    python3-scipy python3-matplotlib python3-h5py-mpi python3-meshio python3-gmsh python3-torch
-    python3-pytest python3-pytest-xdist python3-hypothesis
-    python3-nbclient python3-nbconvert python3-ipykernel
-    libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6 libxrender1
-)
-# Folders of these packages that nothing here reads (a fifth of the tree's files).
-left_out=(
-    /usr/share/man /usr/share/locale /usr/share/doc /usr/lib/libtorch-test
-    /usr/include/boost /usr/share/javascript/mathjax /usr/libexec/valgrind
-)
+# The package list and everything about the private tree.
+# shellcheck source=scripts/private_tree.sh
+. "$project/scripts/private_tree.sh"
 
 # ------------------------------------------------------------------------------------ small helpers
 
@@ -76,17 +63,18 @@ stamp() {
     {
         printf '%s\n' "$project" "${CONGESTED_ROUTE-}" "${CONGESTED_PYTHON-}"
         cat "$project/pyproject.toml" "$project/environment.yml" "$project/scripts/setup.sh" \
-            "$project/scripts/enter.sh"
+            "$project/scripts/private_tree.sh" "$project/scripts/enter.sh"
     } | sha256sum | cut -c 1-16
 }
 
 # Imports what everything stands on; one line, the versions. Fails when a piece is missing or wrong.
 smoke_test() {
-    "$venv/bin/python" - <<'PYTHON'
-import importlib.util
+    # -P: the package as installed, not the folder that this is started from.
+    "$venv/bin/python" -P - <<'PYTHON'
 import platform
 from importlib.metadata import version
 
+import congested
 import dolfinx
 import numpy as np
 from mpi4py import MPI
@@ -94,10 +82,8 @@ from petsc4py import PETSc
 
 if not np.issubdtype(PETSc.ScalarType, np.floating):
     raise SystemExit("PETSc is built for complex numbers; congested needs the real build")
-if importlib.util.find_spec("congested") is None:
-    raise SystemExit("the package congested is not installed")
 print(
-    f"congested {version('congested')}, DOLFINx {dolfinx.__version__}, "
+    f"{congested.__name__} {version('congested')}, DOLFINx {dolfinx.__version__}, "
     f"PETSc {'.'.join(map(str, PETSc.Sys.getVersion()))}, "
     f"{MPI.Get_library_version().split(',')[0].strip()}, Python {platform.python_version()}"
 )
@@ -247,171 +233,6 @@ for file in '$prefix'/etc/conda/activate.d/*.sh; do [ ! -e \"\$file\" ] || . \"\
     done
 }
 
-# ------------------------------------------------------------------------------ the private tree
-
-tree_key() {
-    printf '%s\n' "$suite" "$(dpkg --print-architecture)" "${packages[@]}" "${left_out[@]}" |
-        sha256sum | cut -c 1-12
-}
-
-# As the user who will enter: a mount namespace with everything scripts/enter.sh needs of it.
-check_namespaces() {
-    local probe status=0
-    local -a namespace=(unshare -m --propagation private)
-    [ "$(id -u)" = 0 ] || namespace=(unshare -U --map-current-user --keep-caps -m --propagation private)
-    probe=$(mktemp -d)
-    # shellcheck disable=SC2016  # the inner shell expands these
-    "${namespace[@]}" bash -euc 'mount -t tmpfs tmpfs "$1"; mkdir "$1/usr" "$1/proc"
-        mount --rbind /usr "$1/usr"; mount --rbind /proc "$1/proc"
-        for link in bin sbin lib lib64; do ln -s "usr/$link" "$1/$link"; done
-        PATH=$PATH:/usr/sbin:/sbin; chroot "$1" /bin/true' bash "$probe" >"$log" 2>&1 || status=$?
-    rmdir "$probe"
-    [ "$status" = 0 ] || die "this system refuses the mount namespace that the private Debian 13 tree needs:" \
-        "$(tail -n 1 "$log")" \
-        "Ways that do without:" \
-        "  conda, mamba or micromamba on PATH, then scripts/setup.sh again" \
-        "  the Docker image dolfinx/dolfinx with this folder mounted, and scripts/setup.sh in it" \
-        "  Debian 13 or later, or a recent Ubuntu (its own packages are used)" \
-        "In a container, starting it with --privileged (or --cap-add SYS_ADMIN --security-opt apparmor=unconfined) also helps."
-}
-
-debian_mirror() {
-    local found=''
-    if has apt-get; then
-        # shellcheck disable=SC2016  # apt expands these
-        found=$(apt-get indextargets --format '$(LABEL) $(SITE)' 'Created-By: Packages' 2>/dev/null |
-            sed -n 's/^Debian \(http.*\)/\1/p' | head -n 1 || true)
-    fi
-    printf '%s\n' "${CONGESTED_MIRROR:-${found:-http://deb.debian.org/debian}}"
-}
-
-# Remove what a killed set-up left, as the one who could have made it.
-remove_leftover() {
-    local path
-    for path in "$@"; do
-        [ -e "$path" ] || continue
-        say "removing what an interrupted set-up left: $path"
-        rm -rf --one-file-system "$path" 2>/dev/null || true
-        if [ -e "$path" ] && [ "$(id -u)" != 0 ]; then
-            # Files of the subordinate ids of mode unshare.
-            mmdebstrap --unshare-helper rm -rf --one-file-system "$path" || true
-            rm -rf --one-file-system "$path"
-        fi
-    done
-}
-
-# bootstrap TARGET: Debian with the packages, in the new directory TARGET. (Run by `step`, where a
-# failing command does not end the script by itself.)
-bootstrap() {
-    local target=$1 path list scratch
-    local -a options
-    list=$(IFS=,; printf '%s' "${packages[*]}")
-    options=(--variant=minbase --include="$list")
-    for path in "${left_out[@]}"; do
-        options+=(--dpkgopt="path-exclude=$path/*")
-    done
-    if [ -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
-        options+=(--keyring=/usr/share/keyrings/debian-archive-keyring.gpg)
-    fi
-    if [ "$(id -u)" = 0 ]; then
-        # In a namespace of its own a kill leaves no mounts, and with --kill-child no process.
-        setpriv --pdeathsig KILL unshare -m -p --fork --kill-child --mount-proc --propagation private \
-            mmdebstrap --mode=root "${options[@]}" "$suite" "$target" "$mirror"
-    else
-        # The subordinate ids cannot reach into a closed home folder: built in the temporary folder,
-        # handed over as an archive, and unpacked as files of the user.
-        scratch=$(mktemp -d "${TMPDIR:-/tmp}/congested-tree-$(id -u)-XXXXXX") &&
-            chmod 755 "$scratch" && mkdir -m 1777 "$scratch/tmp" && mkdir "$target" || return
-        TMPDIR=$scratch/tmp setpriv --pdeathsig KILL \
-            mmdebstrap --mode=unshare --format=tar "${options[@]}" "$suite" - "$mirror" |
-            tar -x -C "$target" --no-same-owner --exclude='./dev/*' || return
-        rm -rf "$scratch"
-    fi
-}
-
-# Sets `entry`: the cache entry of the package list, made if it is not there.
-set_up_tree() {
-    local free partial other lock
-    entry=$cache/debian-$suite-$(tree_key)
-    if [ -d "$entry" ]; then
-        say "private Debian tree: $entry (there already)"
-        return
-    fi
-    check_namespaces
-    local -a needed=(mmdebstrap)
-    [ "$(id -u)" = 0 ] || needed+=(uidmap)
-    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || needed+=(debian-archive-keyring)
-    mapfile -t needed < <(missing_packages "${needed[@]}")
-    [ ${#needed[@]} -eq 0 ] || apt_install "${needed[@]}"
-    if [ "$(id -u)" != 0 ] && ! grep -qE "^($(id -un)|$(id -u)):" /etc/subuid; then
-        die "user $(id -un) has no subordinate ids, which building the tree needs:" \
-            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
-    fi
-    free=$(df --output=avail -k "$cache" | tail -n 1)
-    [ "$free" -gt 4500000 ] || die "the private Debian tree needs 4.5 GB in $cache, and $((free / 1000)) MB are free"
-
-    exec {lock}>"$cache/lock"
-    flock --nonblock "$lock" || {
-        say "another set-up is building the tree: waiting for it"
-        flock "$lock"
-    }
-    if [ ! -d "$entry" ]; then
-        remove_leftover "$cache"/*.partial
-        [ "$(id -u)" = 0 ] || remove_leftover "${TMPDIR:-/tmp}/congested-tree-$(id -u)-"*
-        mirror=$(debian_mirror)
-        partial=$entry.partial
-        mkdir -p "$partial/mnt"
-        say "private Debian tree: ${#packages[@]} packages and what they need from $mirror (3 GB, minutes)"
-        step "mmdebstrap $suite" bootstrap "$partial/root" {lock}>&-
-        finish_tree "$partial" {lock}>&-
-        mv "$partial" "$entry"
-        say "private Debian tree: $entry, $(du -sh "$entry" | cut -f 1)B"
-        for other in "$cache/debian-"*; do
-            [ "$other" = "$entry" ] || say "an older tree lies beside it; delete it when nothing uses it: $other"
-        done
-    fi
-    exec {lock}>&-
-}
-
-# finish_tree DIRECTORY: mount points for the host's files, the lock file, the check of the version.
-finish_tree() {
-    local root=$1/root file
-    for file in resolv.conf hosts passwd group ssl/certs/ca-certificates.crt; do
-        [ ! -L "$root/etc/$file" ] || rm "$root/etc/$file"
-        [ -e "$root/etc/$file" ] || : >"$root/etc/$file"
-    done
-    rm -rf "${root:?}/var/cache/apt/archives" "$root/var/lib/apt/lists"
-    dpkg-query --admindir="$root/var/lib/dpkg" -W >"$1/packages.lock"
-    grep -qE "^python3-dolfinx-real[[:space:]]+(1:)?0\.9\." "$1/packages.lock" ||
-        die "this mirror's Debian $suite has another DOLFINx than 0.9: $(grep '^python3-dolfinx-real' "$1/packages.lock")"
-    report_drift "$1/packages.lock"
-}
-
-# Packages move with Debian's point releases. Tell which of those asked for differ from what was tested.
-report_drift() {
-    local tested=$project/scripts/debian-$suite.lock
-    [ -e "$tested" ] || return 0
-    local count
-    count=$(join -j 1 <(sort "$tested") <(sort "$1") | awk '$2 != $3' | wc -l)
-    [ "$count" = 0 ] || say "warning: $count packages of the tree have another version than scripts/debian-$suite.lock, with which this was tested"
-}
-
-set_up_venv_in_tree() {
-    local name program
-    mkdir -p "$venv/bin"
-    ln -sfn "$entry" "$venv/cache"
-    step "venv in the tree" "$project/scripts/enter.sh" /usr/bin/python3 -m venv --system-site-packages "$venv/tree"
-    ln -s ../../scripts/enter.sh "$venv/bin/python"
-    pip_install "$venv/tree/bin"
-    ln -s ../../scripts/enter.sh "$venv/bin/mpirun"
-    ln -s ../../scripts/enter.sh "$venv/bin/mpiexec"
-    for program in "$venv/tree/bin/"*; do
-        name=${program##*/}
-        case $name in activate* | Activate*) continue ;; esac
-        [ -e "$venv/bin/$name" ] || ln -s ../../scripts/enter.sh "$venv/bin/$name"
-    done
-}
-
 # ------------------------------------------------------------------------------------------- main
 
 choose_route() {
@@ -443,13 +264,15 @@ main() {
     local -a missing
     [ $# -eq 0 ] || die "takes no arguments; its head tells the environment variables it knows"
     wanted=$(stamp)
+    # Every command below inherits this lock: should this script be killed, the next one waits until
+    # the last of them is gone.
     exec 9<"$project/scripts/setup.sh"
     flock --nonblock 9 || {
         say "another set-up of this folder is running: waiting for it"
         flock 9
     }
     if [ "$(cat "$venv/stamp" 2>/dev/null)" = "$wanted" ]; then
-        if versions=$(smoke_test 2>&1 9<&-); then
+        if versions=$(smoke_test 2>/dev/null); then
             say "up to date: $versions"
             return
         fi
@@ -462,7 +285,8 @@ main() {
     mkdir -p "$cache"
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
-    choose_route 9<&-
+    trap 'printf "\nsetup: interrupted\n" >&2; exit 130' INT
+    choose_route
     rm -rf --one-file-system "$venv"
     mkdir "$venv"
     printf '%s\n' "$route" >"$venv/made-by-setup"
@@ -486,7 +310,7 @@ main() {
             set_up_tree
             set_up_venv_in_tree
             ;;
-    esac 9<&-
+    esac
     versions=$(smoke_test) || die "the set-up went through, but its smoke test failed"
     printf '%s\n' "$wanted" >"$venv/stamp.new"
     mv "$venv/stamp.new" "$venv/stamp"

@@ -321,11 +321,24 @@ def test_refined_mesh_is_conforming(name: str) -> None:
     assert fine.geometry.index_map().size_global == new[0]
 
 
-def test_triangles_are_split_at_their_midpoints() -> None:
-    coarse = cells_of_mesh(create_mesh(DOMAINS["l_shape"], COMM))
-    fine, _ = refine_uniformly(create_mesh(DOMAINS["l_shape"], COMM))
+def test_acute_triangles_are_split_at_their_midpoints() -> None:
+    # A stretched hexagon: six acute triangles around the origin.
+    angles = np.pi / 3 * np.arange(6)
+    points = np.vstack([np.zeros(2), np.stack([np.cos(angles), 1.1 * np.sin(angles)], axis=1)])
+    fan = np.array([[0, k, k % 6 + 1] for k in range(1, 7)])
+    mesh = _distribute(COMM, *((points, fan) if COMM.rank == 0 else (points[:0], fan[:0])), None)
+    coarse = cells_of_mesh(mesh)
+    fine, _ = refine_uniformly(mesh)
     independent = Cells(COMM, split_simplices(coarse.simplices), coarse.lower, coarse.upper)
-    np.testing.assert_array_equal(all_cells(cells_of_mesh(fine)), all_cells(independent))
+    np.testing.assert_allclose(
+        all_cells(cells_of_mesh(fine)), all_cells(independent), rtol=0, atol=1e-15
+    )
+
+
+def test_crossed_triangles_of_a_box_become_those_of_a_finer_box() -> None:
+    fine, _ = refine_uniformly(create_mesh(Box((0, 0), (2, 1), 8), COMM))
+    expected = cells_of_mesh(create_mesh(Box((0, 0), (2, 1), 16), COMM))
+    np.testing.assert_array_equal(all_cells(cells_of_mesh(fine)), all_cells(expected))
 
 
 def test_tetrahedra_of_a_box_stay_those_of_a_box() -> None:

@@ -159,7 +159,7 @@ def test_second_setup_is_quick_and_changes_nothing() -> None:
         completed.stdout,
     )
     assert stamp.stat().st_mtime_ns == before
-    assert seconds < 10  # about 1 s on a quiet machine
+    assert seconds < 20  # 1 s on a quiet machine; one on which all cores are taken needs more
 
 
 def test_setup_leaves_a_foreign_venv_alone(bare_project: Path) -> None:
@@ -227,7 +227,11 @@ class TestEntryPoints:
 
     def test_ranks_find_each_other(self) -> None:
         mpirun = ROOT / ".venv" / "bin" / "mpirun"
-        code = "from mpi4py import MPI; print('sum', MPI.COMM_WORLD.allreduce(1), flush=True)"
+        code = (
+            "from mpi4py import MPI\n"
+            "ranks = MPI.COMM_WORLD.gather(MPI.COMM_WORLD.rank)\n"
+            "if ranks: print(ranks)"
+        )
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -235,4 +239,4 @@ class TestEntryPoints:
         }
         completed = run(mpirun, "-n", "3", self.python, "-c", code, env=environment)
         assert completed.returncode == 0, completed.stderr
-        assert completed.stdout.split("\n").count("sum 3") == 3
+        assert completed.stdout == "[0, 1, 2]\n"

@@ -129,7 +129,6 @@ def test_progress_bar_on_a_terminal() -> None:
         assert task.completed == pytest.approx(0.5, abs=1e-12)
         progress(event(1e-4))
         assert task.completed == 1.0
-        assert not task.finished or task.completed == task.total
     assert "16,384 cells" in shown(console)
 
 
@@ -138,10 +137,8 @@ def test_progress_bar_is_closed_after_an_error() -> None:
     with pytest.raises(InputError), progress_bar(SELF, 1e-3, console=console) as progress:
         progress(event(1e-1))
         raise InputError("wrong")
-    assert console._live_stack == [] if hasattr(console, "_live_stack") else not console._live
-    assert shown(console).rstrip("\n").endswith(("\x1b[2K", "\x1b[?25h")) or "\x1b[?25h" in shown(
-        console
-    )  # the cursor is shown again
+    text = shown(console)
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor comes back
 
 
 def test_no_progress_bar_in_a_pipe_on_other_ranks_or_when_disabled() -> None:

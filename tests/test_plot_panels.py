@@ -13,6 +13,7 @@ from congested.io.arrays import ResultArrays
 from congested.plot_panels import (
     Panel,
     boundary_facets,
+    few_cells,
     headline,
     overview_panels,
     weighted_quantile,
@@ -69,7 +70,7 @@ def test_plain_densities_are_linear_and_singular_ones_logarithmic() -> None:
     volume[40] = 1e-6
     source = panels_of(source=singular, cell_volume=volume)["source"]
     assert type(source.norm) is Normalize
-    assert source.limits == (0.0, 1.99)
+    assert source.limits == (0.0, 1.95)  # 95 % of the mass lie below
     assert source.extend == "max"
 
 
@@ -83,6 +84,24 @@ def test_weight_is_logarithmic_and_grey_where_there_is_none() -> None:
     assert panel.limits == pytest.approx((1.99e-6, 1.99))
     assert panel.extend == "min"
     np.testing.assert_array_equal(panels_of(weight=weight)["gradient"].active, weight > 0.0)
+
+
+def test_nearly_constant_weight_is_linear() -> None:
+    panel = panels_of(weight=np.linspace(1.0, 2.0, 100))["weight"]
+    assert type(panel.norm) is Normalize
+    assert panel.limits == (0.0, 2.0)
+
+
+def test_few_cells_are_points() -> None:
+    values, volume = np.zeros(10_000), np.full(10_000, 1e-4)
+    values[[7, 9]] = 5.0
+    np.testing.assert_array_equal(few_cells(values, volume), [7, 9])
+    values[:30] = 1.0  # 0.3 % of the area: that can be seen
+    assert len(few_cells(values, volume)) == 0
+    many = np.full(10_000, 1e-9)
+    many[-1] = 1.0
+    values[:] = [*np.ones(9_999), 0.0]
+    assert len(few_cells(values, many)) == 0
 
 
 def test_the_middle_of_the_gradient_scale_is_one() -> None:

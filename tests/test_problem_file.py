@@ -220,7 +220,9 @@ def test_points_of_a_file_in_3d(tmp_path: Path) -> None:
     """Points of a file with another dimension than the domain are a mistake."""
     np.save(tmp_path / "points.npy", [[0.5, 0.5, 0.5]])
     file = write_problem(tmp_path, target='kind = "points"\nfile = "points.npy"')
-    assert message_of(file).startswith("target: found dimension 3; allowed: 2")
+    message = message_of(file)
+    assert message.startswith("target.file: ")
+    assert message.endswith("points.npy: found 3 columns; allowed: 2")
 
 
 def test_broken_points_file(tmp_path: Path) -> None:
@@ -230,6 +232,26 @@ def test_broken_points_file(tmp_path: Path) -> None:
     message = message_of(file)
     assert message.startswith("target.file: ")
     assert "points.csv" in message
+
+
+def test_broken_weights_file(tmp_path: Path) -> None:
+    """A file of weights that does not fit is named with its own key."""
+    np.save(tmp_path / "points.npy", [[0.5, 0.5], [0.2, 0.2]])
+    np.save(tmp_path / "weights.npy", [0.5, 0.25, 0.25])
+    body = 'kind = "points"\nfile = "points.npy"\nweights = "weights.npy"'
+    message = message_of(write_problem(tmp_path, target=body))
+    assert message.startswith(f"target.weights: {tmp_path / 'weights.npy'}: found an array")
+    np.save(tmp_path / "weights.npy", [0.25, 0.75])
+    problem = read_problem(write_problem(tmp_path, target=body))
+    np.testing.assert_array_equal(problem.target.weights, [0.25, 0.75])
+
+
+def test_broken_pair_file(tmp_path: Path) -> None:
+    """A file of a pair that is not one is named with its key."""
+    (tmp_path / "pair.json").write_text('{"power": 3}', encoding="utf-8")
+    file = write_problem(tmp_path, source='kind = "ray-monotone"\npair = "pair.json"')
+    message = message_of(file)
+    assert message.startswith(f"source.pair: {tmp_path / 'pair.json'}: found ")
 
 
 def test_ray_monotone_pair(tmp_path: Path) -> None:

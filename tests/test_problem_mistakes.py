@@ -303,9 +303,14 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
         ("no such file", "no.csv"),
     ),
     "points weights file not there": (
+        {"target": 'kind = "points"\nfile = "p.csv"\nweights = "no.npy"'},
+        "target.file",
+        ("no such file", "p.csv", "(and 1 more mistake)"),
+    ),
+    "points weights file for a list": (
         {"target": POINTS + 'weights = "no.npy"'},
         "target.weights",
-        ("no such file", "no.npy"),
+        ('found "no.npy"', "a list, as the points are one"),
     ),
     "points weights sum": (
         {"target": POINTS + "weights = [0.25, 0.25]"},
@@ -356,9 +361,9 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
         ("unknown key", 'did you mean "biases"?'),
     ),
     "pair power": (
-        {"target": PAIR.replace("power = 4", "power = 1")},
+        {"target": PAIR.replace("power = 4", "power = 0.5")},
         "target.pair.power",
-        ("found 1;", "> 1"),
+        ("found 0.5;", ">= 1"),
     ),
     "pair biases": (
         {"target": PAIR.replace("[0.0]", "[0.0, 0.1]")},
@@ -366,9 +371,9 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
         ("2 numbers", "1: one per center"),
     ),
     "pair center outside": (
-        {"target": PAIR.replace("[[0.1", "[[1.1")},
+        {"target": PAIR.replace("[[0.1", "[[1.0")},
         "target.pair.centers[0]",
-        ("[1.1, 0.2]", "half_width = 1.0"),
+        ("[1.0, 0.2]", "half_width = 1.0"),
     ),
     "pair role": (
         {"target": PAIR + 'role = "sauce"'},

@@ -1,0 +1,1 @@
+"""Probability measures: exact or error-controlled cell masses, samples, bounds."""

@@ -27,7 +27,7 @@ class DensityMeasure:
     lower, upper
         Corners (d,) of the box.
     dimension
-        Space dimension d; taken from the corners if None.
+        Space dimension d; 0 takes it from the corners.
 
     Raises
     ------
@@ -38,11 +38,11 @@ class DensityMeasure:
     function: Density
     lower: FloatArray
     upper: FloatArray
-    dimension: int | None = None  # type: ignore[assignment]
+    dimension: int = 0
 
     def __post_init__(self) -> None:
         """Check and convert the values."""
-        lower = as_array(self.lower, "lower", "2 or 3 numbers", (self.dimension,))
+        lower = as_array(self.lower, "lower", "2 or 3 numbers", (self.dimension or None,))
         check_dimension(len(lower), "lower")
         upper = as_array(self.upper, "upper", f"{len(lower)} numbers", (len(lower),))
         if (upper <= lower).any():
@@ -83,14 +83,15 @@ class DensityMeasure:
         InputError
             If the function does not return one finite number per point.
         """
+        number = max(cells.comm.allreduce(cells.number), 1)
 
         def compute() -> FloatArray:
             cut, owner, whole = clip_to_box(cells.simplices, self.lower, self.upper)
             pieces = np.concatenate([cells.simplices[whole], cut])
             owner = np.concatenate([whole, owner])
-            share = tolerance / cells.comm.size
+            share = tolerance * cells.number / number
             integrals = integrate_over_simplices(self.function, pieces, share)
-            return np.bincount(owner, integrals, minlength=cells.number)
+            return np.bincount(owner, integrals, minlength=cells.number).astype(np.float64)
 
         return run_collectively(cells.comm, compute)
 

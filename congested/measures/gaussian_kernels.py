@@ -30,9 +30,7 @@ def _compiled(function: Any) -> Any:
 def _exp_small(t: float) -> float:
     """Return the Taylor polynomial of exp of degree 10."""
     tail = 1 / 720 + t * (1 / 5040 + t * (1 / 40320 + t * (1 / 362880 + t / 3628800)))
-    return 1.0 + t * (
-        1.0 + t * (1 / 2 + t * (1 / 6 + t * (1 / 24 + t * (1 / 120 + t * tail))))
-    )
+    return 1.0 + t * (1.0 + t * (1 / 2 + t * (1 / 6 + t * (1 / 24 + t * (1 / 120 + t * tail)))))
 
 
 @_compiled
@@ -205,8 +203,6 @@ def mixture_rule(
             while largest > _SMALL_EXPONENT:
                 largest *= 0.5
                 squarings += 1
-            total = _mean_small(
-                points, weights, start, end, white, whites[j], squarings, values
-            )
+            total = _mean_small(points, weights, start, end, white, whites[j], squarings, values)
             mean_density[i] += math.exp(exponent) * total
     return mean_density, must_cut

@@ -39,7 +39,7 @@ from congested.measures.gaussian_kernels import mixture_density, mixture_rule
 from congested.quadrature import integrate_adaptively, simplex_rule
 
 # Degrees of the ladder of rules; all have positive weights.
-_DEGREES = {2: (1, 2, 4, 5, 6, 8, 10, 12, 14), 3: (1, 2, 4, 5, 6, 9, 10, 12, 14)}
+_DEGREES = {2: (2, 4, 5, 6, 8, 10, 12, 14), 3: (2, 4, 5, 6, 9, 10, 12, 14)}
 _CRAMER = 1.0866
 # Cells are cut in portions, to limit the memory for their pieces.
 _SIMPLICES_AT_ONCE = 1 << 11
@@ -128,12 +128,11 @@ class GaussianMixture:
         means = as_array(means, "means", "a list of points", (None, None))
         number, dimension = means.shape
         allowed = f"a number > 0, or {number} of them"
-        if np.ndim(stds) == 0:
-            stds = [stds] * number  # type: ignore[list-item]
-        stds = as_array(stds, "stds", allowed, (number,))
-        if number and stds.min() <= 0:
-            raise InputError(f"found {stds.min():g}; allowed: {allowed}", key="stds")
-        covariances = stds[:, None, None] ** 2 * np.eye(dimension)
+        each = as_array(stds, "stds", allowed, () if np.ndim(stds) == 0 else (number,))
+        if each.size and each.min() <= 0:
+            raise InputError(f"found {each.min():g}; allowed: {allowed}", key="stds")
+        each = np.broadcast_to(each, (number,))
+        covariances = each[:, None, None] ** 2 * np.eye(dimension)
         return cls(means, covariances, weights)  # type: ignore[arg-type]
 
     @property
@@ -177,9 +176,7 @@ class GaussianMixture:
         tolerance
             Absolute error allowed in total over all cells of all ranks.
         """
-        return run_collectively(
-            cells.comm, lambda: self.simplex_masses(cells.simplices, tolerance)
-        )
+        return run_collectively(cells.comm, lambda: self.simplex_masses(cells.simplices, tolerance))
 
     def simplex_masses(self, simplices: FloatArray, tolerance: float = 1e-10) -> FloatArray:
         """Return the masses (n,) of disjoint simplices (n, d+1, d) (not collective).

@@ -88,7 +88,8 @@ class Points:
         holder = locate_uniquely(self.points, cells)
         mine = holder >= 0
         assert self.weights is not None
-        return np.bincount(holder[mine], self.weights[mine], minlength=cells.number)
+        masses = np.bincount(holder[mine], self.weights[mine], minlength=cells.number)
+        return masses.astype(np.float64)  # integers if there is no point at all
 
     def sample(self, uniforms: FloatArray) -> FloatArray:
         """Map numbers (m, 1) in [0, 1) to points (m, d), with probabilities the weights."""
@@ -187,14 +188,14 @@ def points_from_file(
     """
     path = Path(path)
     table = _read(path, POINT_FILES)
-    if table.ndim == 1 and path.suffix.lower() != ".npy":
-        table = table.reshape(1, -1)  # a single line
     if table.ndim != 2:
         raise InputError(
             f"found an array of shape {table.shape}; allowed: (N, 2) or (N, 3)", file=str(path)
         )
+    if len(table) == 0:
+        raise InputError("found no point; allowed: at least one", file=str(path))
     planar = path.suffix.lower() in (".vtu", ".ply") and table.shape[1] == 3
-    if planar and dimension != 3 and len(table) and (table[:, 2] == 0.0).all():
+    if planar and dimension != 3 and (table[:, 2] == 0.0).all():
         table = table[:, :2]
     wanted = (2, 3) if dimension is None else (dimension,)
     if table.shape[1] not in wanted:
@@ -202,8 +203,6 @@ def points_from_file(
             f"found {table.shape[1]} columns; allowed: {' or '.join(map(str, wanted))}",
             file=str(path),
         )
-    if len(table) == 0:
-        raise InputError("found no point; allowed: at least one", file=str(path))
     _check_finite(table, path)
     if weights is None:
         return Points(table)

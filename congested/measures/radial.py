@@ -37,7 +37,7 @@ def ball_simplex_volumes(simplices: FloatArray, center: FloatArray, radius: floa
         Volumes (n,), to about 1e-15 of the ball's volume.
     """
     dimension = simplices.shape[2]
-    vertices = (simplices - np.asarray(center)) / radius
+    vertices = np.asarray((simplices - center) / radius, dtype=np.float64)
     volumes = simplex_volumes(vertices)
     result = np.zeros(len(vertices))
     inside = (np.einsum("nij,nij->ni", vertices, vertices) <= 1.0).all(axis=1)
@@ -65,9 +65,7 @@ def _triangles_in_unit_disc(vertices: FloatArray) -> FloatArray:
         for sign, point in ((1.0, end), (-1.0, start)):
             t = np.einsum("nj,nj->n", point, tangent)
             near = np.clip(t, -half_chord, half_chord)
-            part += sign * (
-                distance * near + np.arctan2(t, distance) - np.arctan2(near, distance)
-            )
+            part += sign * (distance * near + np.arctan2(t, distance) - np.arctan2(near, distance))
         total += 0.5 * np.sign(height) * part
     return np.abs(total)
 

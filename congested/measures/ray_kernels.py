@@ -2,8 +2,8 @@ r"""Compiled kernels that integrate the mass of a ray-monotone source over cells
 
 Seen from the tip of a funnel, the mass within the distance s in a cone of directions v is the
 integral over them of G = ρ₀/d · R^d · min(1, s/R)^{d/p}, where 1/R is the largest of the functions
-α_j + g_j·v (see `ray_monotone.py`). The mass of a cell is therefore the sum over its facets of
-± ∫ G over the directions of the facet, with s the distance ρ of the facet on the ray.
+α_j + g_j·v (see `ray_monotone.py`). So the mass of a cell is the sum over its facets of ± ∫ G over
+the directions of the facet, with s the distance ρ of the facet on the ray.
 
 Everything is reduced to lines. On a line at distance k from the tip, with unit normal n and tangent
 e, put t = k sinh y: then v = n / cosh y + e tanh y and ρ = k cosh y. In 2D the directions of an
@@ -25,8 +25,7 @@ from numba import njit
 from congested.geometry import FloatArray
 
 # Gauss-Kronrod rules: nodes, Kronrod weights, Gauss weights; the last node is the centre. 7 and 15
-# points from QUADPACK (Piessens et al. 1983) along edges, 3 and 7 points along and across lines of
-# a face, which are shorter than their distance unless the tip is near.
+# points from QUADPACK (Piessens et al. 1983) for edges, 3 and 7 points twice for faces.
 _EDGE_RULE = np.array([
     [0.991455371120812639206854697526329, 0.022935322010529224963732008058970, 0.0],
     [0.949107912342758524526189684047851, 0.063092092629978553290700663189204,
@@ -47,8 +46,8 @@ _FACE_RULE = np.array([
     [0.0, 0.450916538658474142345110087045571, 8.0 / 9.0],
 ])  # fmt: skip
 
-_DEEPEST = 100  # bisections of an interval
-_MOST_BREAKS = 400  # of a line; more kinks than that are left to bisection
+# Bisections of an interval, and breaks of a line; what is beyond is left to the error estimate.
+_DEEPEST, _MOST_BREAKS = 100, 400
 
 
 def _compiled(function: Any) -> Any:
@@ -101,10 +100,8 @@ def _integrate(
     stack: FloatArray,
 ) -> tuple[float, bool]:
     """Integrate the rate by bisection; the flag is false if the tolerance was not reached."""
-    total, good = 0.0, True
+    total, good, size, last = 0.0, True, 1, rule.shape[0] - 1
     stack[0, 0], stack[0, 1], stack[0, 2] = start, end, tolerance
-    size = 1
-    last = rule.shape[0] - 1
     numbers = (line, distance, dimension, radius_power, exponent)
     while size > 0:
         size -= 1
@@ -173,10 +170,9 @@ def _find_breaks(
             constant = line[0, j] - line[0, active]
             across, along = line[1, j] - line[1, active], line[2, j] - line[2, active]
             for root in _roots(constant, across, along):
-                if position < root < following:
-                    slope = constant * math.sinh(root) + along * math.cosh(root)
-                    if slope > 0.0:
-                        following, overtaken = root, j
+                slope = constant * math.sinh(root) + along * math.cosh(root)
+                if position < root < following and slope > 0.0:
+                    following, overtaken = root, j
         if crosses:
             first, second = _roots(
                 line[0, active], line[1, active] - 1.0 / distance, line[2, active]
@@ -282,14 +278,13 @@ def edge_integral(
 
 
 @_compiled
-def _swap_if_after(first: FloatArray, second: FloatArray) -> None:
-    """Exchange two points (3,) unless the first comes first in the order of their coordinates."""
+def _sort(first: FloatArray, second: FloatArray) -> None:
+    """Exchange two points (3,) if their coordinates are not in lexicographic order."""
     for k in range(3):
-        if first[k] < second[k]:
-            return
-        if first[k] > second[k]:
-            for i in range(3):
-                first[i], second[i] = second[i], first[i]
+        if first[k] != second[k]:
+            if first[k] > second[k]:
+                for i in range(3):
+                    first[i], second[i] = second[i], first[i]
             return
 
 
@@ -318,9 +313,9 @@ def face_integral(
     """
     corners = face.copy()
     # The same arithmetic for both cells that share the face.
-    _swap_if_after(corners[0], corners[1])
-    _swap_if_after(corners[1], corners[2])
-    _swap_if_after(corners[0], corners[1])
+    _sort(corners[0], corners[1])
+    _sort(corners[1], corners[2])
+    _sort(corners[0], corners[1])
     tangent, other = corners[1] - corners[0], corners[2] - corners[0]
     tangent /= math.sqrt(_dot(tangent, tangent))
     normal = _cross(tangent, other)
@@ -344,14 +339,12 @@ def face_integral(
         line[2, j] = _dot(slopes[j], tangent)
         ahead[j], aside[j] = _dot(slopes[j], normal), _dot(slopes[j], side)
     start, end = math.asinh(low / height), math.asinh(high / height)
-    if start > end:
-        start, end = end, start
+    start, end = min(start, end), max(start, end)
     if start == end:
         return 0.0, True
     # Errors along the lines must not be seen across them.
     along_tolerance = 0.05 * tolerance / min(end - start, math.pi)
-    breaks, inner = np.empty(_MOST_BREAKS), np.empty((_DEEPEST, 3))
-    stack = np.empty((_DEEPEST, 3))
+    breaks, inner, stack = np.empty(_MOST_BREAKS), np.empty((_DEEPEST, 3)), np.empty((_DEEPEST, 3))
     stack[0, 0], stack[0, 1], stack[0, 2] = start, end, tolerance
     depth, total, good = 1, 0.0, True
     last = _FACE_RULE.shape[0] - 1
@@ -426,10 +419,9 @@ def source_masses(
     ----------
     simplices
         Vertices (n, d+1, d).
-    centers, biases
-        The funnels that are not empty.
-    offsets, slopes
-        The functions α_j + g_j·v (N, J), (N, J, d) of each funnel.
+    centers, biases, offsets, slopes
+        Tips (N, d) and biases (N,) of the funnels that are not empty, and the functions
+        α_j + g_j·v (N, J), (N, J, d) of each.
     half_width, power
         The pair's other numbers.
     tolerance
@@ -437,9 +429,8 @@ def source_masses(
     """
     number, corners, dimension = simplices.shape
     funnels = centers.shape[0]
-    masses, failures = np.zeros(number), 0
+    masses, failures, exponent = np.zeros(number), 0, dimension / power
     factor = (2.0 * half_width) ** -dimension / dimension
-    exponent = dimension / power
     values, centre = np.empty(funnels), np.empty(dimension)
     relative, face = np.empty((corners, dimension)), np.empty((3, 3))
     for i in range(number):
@@ -448,9 +439,9 @@ def source_masses(
             low = high = simplices[i, 0, k]
             centre[k] = 0.0
             for corner in range(corners):
-                low = min(low, simplices[i, corner, k])
-                high = max(high, simplices[i, corner, k])
-                centre[k] += simplices[i, corner, k] / corners
+                position = simplices[i, corner, k]
+                low, high = min(low, position), max(high, position)
+                centre[k] += position / corners
             beyond = beyond or low >= half_width or high <= -half_width
             within = within and low >= -half_width and high <= half_width
         if beyond:

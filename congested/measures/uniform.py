@@ -60,7 +60,7 @@ class UniformBox:
         """Return the density (m,) at points (m, d)."""
         points = np.asarray(points, dtype=np.float64)
         inside = ((points >= self.lower) & (points <= self.upper)).all(axis=1)
-        return inside / np.prod(self.upper - self.lower)
+        return np.asarray(inside / np.prod(self.upper - self.lower))
 
     def cell_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
         """Return the share of the box in each owned cell, exact to rounding."""
@@ -128,12 +128,12 @@ class UniformBall:
     def cell_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
         """Return the share of the ball in each owned cell, exact to rounding."""
         volumes = ball_simplex_volumes(cells.simplices, self.center, self.radius)
-        return volumes / ball_volume(self.dimension, self.radius)
+        return np.asarray(volumes / ball_volume(self.dimension, self.radius), dtype=np.float64)
 
     def sample(self, uniforms: FloatArray) -> FloatArray:
         """Map numbers (m, d) in [0, 1) to samples (m, d): radius, angle, height."""
         uniforms = check_uniforms(uniforms, self.sample_dimension)
-        distance = self.radius * uniforms[:, 0] ** (1.0 / self.dimension)
+        distance: FloatArray = self.radius * uniforms[:, 0] ** (1.0 / self.dimension)
         angle = 2.0 * math.pi * uniforms[:, 1]
         direction = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         if self.dimension == 3:

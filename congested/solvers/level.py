@@ -67,8 +67,8 @@ class LevelResult:
         Sizes of the potential (of the lower bound) and flux spaces.
     state
         Newton iterate in P1, from which the next mesh starts.
-    certified_gap
-        Gap of the bounds, for the next mesh.
+    restarted
+        Spaces whose start was of no use at its small β.
     """
 
     data: CellData
@@ -80,6 +80,7 @@ class LevelResult:
     lower_bound_from: str
     dofs: dict[str, int]
     state: NewtonState
+    restarted: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,25 @@ def solve_level(
     def space(kind: str) -> PotentialSpace:
         return PotentialSpace(mesh, cells, kind, data.active)
 
+    restarted: set[str] = set()
+
     def run(on: PotentialSpace, start: NewtonState) -> NewtonResult:
         wanted = newton.gap_share * goal.relative_gap
-        return solve_newton(
-            on, data.capacity, data.load, start, wanted, newton, statistics,
+        if coarse is not None and on.kind in coarse[0].restarted:
+            start = replace(start, distrusted=True)
+        result = solve_newton(
+            on,
+            data.capacity,
+            data.load,
+            start,
+            wanted,
+            newton,
+            statistics,
             lambda step: monitor(on.kind, step),
         )
+        if result.restarted:
+            restarted.add(on.kind)
+        return result
 
     p1 = space(LAGRANGE_1)
     if coarse is None:
@@ -188,6 +202,7 @@ def solve_level(
         lower_bound_from=chosen,
         dofs={"potential": dofs, "flux": crouzeix_raviart.global_dofs},
         state=first.state,
+        restarted=frozenset(restarted),
     )
 
 
@@ -209,9 +224,7 @@ def _conforming(space: PotentialSpace, data: CellData, result: NewtonResult) -> 
     no_flux = np.zeros_like(unscaled.vertices)
     loss = data.cells.total(_integrals(data, unscaled, no_flux).critic_loss)
     scale = best_scale(space, data.capacity, gradient, loss)
-    return PotentialValues(
-        scale * unscaled.vertices, None if edges is None else scale * edges
-    )
+    return PotentialValues(scale * unscaled.vertices, None if edges is None else scale * edges)
 
 
 def _integrals(data: CellData, potential: PotentialValues, flux: FloatArray) -> CellIntegrals:

@@ -52,7 +52,8 @@ class Newton:
     smoothing_reduction
         Smallest factor by which β falls in one step.
     linear_tolerance
-        Relative tolerance of the linear solves.
+        Relative tolerance of the linear solves in the last steps; the first ones, far from the
+        solution, are content with up to `loosest_linear_tolerance`.
     petsc
         PETSc options of the linear solves, without prefix.
     """
@@ -61,6 +62,7 @@ class Newton:
     gap_share: float = 0.05
     smoothing_reduction: float = 0.05
     linear_tolerance: float = 1e-8
+    loosest_linear_tolerance: float = 1e-5
     petsc: PetscOptions | None = None
 
 
@@ -76,11 +78,15 @@ class NewtonState:
         ∇u (n, q, d).
     smoothing
         β, in units of the flux; None where the method chooses.
+    distrusted
+        As a start: whether `smoothing` is expected to be too small for so rough a guess, because
+        it was on the coarser mesh.
     """
 
     flux: FloatArray
     gradient: FloatArray
     smoothing: float | None = None
+    distrusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,8 @@ class NewtonResult:
         Whether the gap fell below the target.
     iterations
         Number of steps.
+    restarted
+        Whether β had to be raised to make use of the start.
     """
 
     state: NewtonState
@@ -119,6 +127,7 @@ class NewtonResult:
     gap: float
     converged: bool
     iterations: int
+    restarted: bool
 
 
 def initial_state(space: PotentialSpace) -> NewtonState:
@@ -203,8 +212,9 @@ def _iterate(
     comm, active = space.mesh.comm, space.active
     volume = space.point_volume[active]
     capacity = np.repeat(capacity[active, None], space.points_per_cell, axis=1)
-    compliance = 1.0 / capacity
+    compliance: FloatArray = 1.0 / capacity
     dimension = space.cells.dimension
+    congested = not comm.allreduce(bool(np.isinf(capacity).any()), op=MPI.LOR)
 
     def integral(values: FloatArray) -> float:
         return float(comm.allreduce(float(np.sum(volume * values)), op=MPI.SUM))
@@ -212,27 +222,38 @@ def _iterate(
     measure = integral(np.ones_like(volume))
     flux, gradient = start.flux[active], start.gradient[active]
     # A flux of size mass/|Ω|^((d-1)/d) has unit mass through a section: the scale to start from.
-    smoothing = start.smoothing or measure ** (1.0 / dimension - 1.0)
+    flux_scale = measure ** (1.0 / dimension - 1.0)
+    smoothing = start.smoothing or flux_scale
     restart_smoothing = None
     if start.smoothing is not None:
         lengths = np.linalg.norm(flux, axis=-1)
         large = _RESTART_SHARE * integral(transport_cost(lengths, capacity)) / measure
         restart_smoothing = large if large > smoothing else None
+    restarted = start.distrusted and restart_smoothing is not None
+    if restarted and restart_smoothing is not None:
+        smoothing, restart_smoothing = restart_smoothing, None
     stiffness = np.zeros((*space.point_volume.shape, dimension, dimension))
     residual = np.zeros((*space.point_volume.shape, dimension))
     feasible = False
     cost = gap = np.inf
     iteration = 0
     for iteration in range(1, options.max_iterations + 1):
+        # W₁ (κ = ∞): H is flat along w, and the stiffness along the flux would grow like |w|³/β²;
+        # a compliance that vanishes with β keeps it below |w|²/β.
+        softened: FloatArray = compliance if congested else compliance + smoothing / flux_scale**2
         matrix = primal_dual_stiffness(
-            flux, gradient - compliance[..., None] * flux, compliance, smoothing
+            flux, gradient - softened[..., None] * flux, softened, smoothing
         )
-        derivative = smoothed_gradient(flux, compliance, smoothing)
+        derivative = smoothed_gradient(flux, softened, smoothing)
         stiffness[active] = matrix
         residual[active] = np.einsum("nqij,nqj->nqi", matrix, derivative) - flux
         system.assemble(stiffness, residual, load)
         before = solver.statistics.iterations
-        values = solver.solve(options.linear_tolerance)
+        tolerance = options.linear_tolerance
+        if congested:
+            relative = gap / cost if cost < np.inf else np.inf
+            tolerance = max(tolerance, min(1e-4 * relative, options.loosest_linear_tolerance))
+        values = solver.solve(tolerance)
         new_gradient = space.gradient(values)[active]
         step = np.einsum("nqij,nqj->nqi", matrix, new_gradient - derivative)
         length = 1.0
@@ -240,7 +261,7 @@ def _iterate(
             slope = integral(np.sum(step * (derivative - new_gradient), axis=-1))
 
             def cost_at(length: float) -> float:
-                return integral(smoothed_cost(flux + length * step, compliance, smoothing))  # noqa: B023
+                return integral(smoothed_cost(flux + length * step, softened, smoothing))  # noqa: B023
 
             length = _line_search(cost_at, slope)
         flux = flux + length * step
@@ -249,8 +270,8 @@ def _iterate(
 
         flux_norm = np.linalg.norm(flux, axis=-1)
         gradient_norm = np.linalg.norm(new_gradient, axis=-1)
-        if np.isinf(capacity).any():
-            # W₁: gradients longer than one cost infinity, so the gap is that of a scaled potential.
+        if not congested:
+            # Gradients longer than one cost infinity, so the gap is that of a scaled potential.
             longest = comm.allreduce(float(gradient_norm.max(initial=1.0)), op=MPI.MAX)
             new_gradient, gradient_norm = new_gradient / longest, gradient_norm / longest
         cost = integral(transport_cost(flux_norm, capacity))
@@ -267,7 +288,7 @@ def _iterate(
             # The start was too far from this problem's solution for its small β: go back to it
             # and let a larger β lead from there.
             flux, gradient, feasible = start.flux[active], start.gradient[active], False
-            smoothing, restart_smoothing = restart_smoothing, None
+            smoothing, restart_smoothing, restarted = restart_smoothing, None, True
             continue
         restart_smoothing = None
         # The error made by smoothing is at most β |Ω|: follow the gap down, but never below what
@@ -285,6 +306,7 @@ def _iterate(
         gap,
         bool(gap <= relative_gap * cost),
         iteration,
+        restarted,
     )
 
 

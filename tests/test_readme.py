@@ -1,0 +1,49 @@
+"""The README's Python example runs as it stands, and its problem file is a valid one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import congested as ct
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "scripts" / "problems", tmp_path / "scripts" / "problems")
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    lower, upper, loss = (float(word) for word in capsys.readouterr().out.split()[:3])
+    # The cost of the two Gaussians is 0.47822 (a conic solver's value on fine meshes).
+    assert lower <= upper <= (1 + 1.1e-3) * lower
+    assert lower - 1e-4 < 0.47822 < upper + 1e-4
+    assert loss > upper
+    assert ct.read_result(tmp_path / "results" / "two_gaussians")["status"] == "converged"
+
+
+def test_problem_file_of_the_readme_is_valid(tmp_path: Path) -> None:
+    (text,) = blocks("toml")
+    (tmp_path / "problem.toml").write_text(text)
+    problem = ct.Problem.from_file(tmp_path / "problem.toml")
+    assert problem.strength == 10.0
+    assert problem.solver.max_cells == 2_000_000
+    assert problem.domain == ct.Box((0.0, 0.0), (1.0, 1.0), 32)
+
+
+def test_paths_in_the_readme_exist() -> None:
+    named = set(re.findall(r"(?:scripts|meshes|tests|docs)/[\w/]+\.\w+", README))
+    assert len(named) > 5
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert missing == []
