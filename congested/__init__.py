@@ -45,10 +45,10 @@ _PUBLIC = {
     "solve": "congested.nested_iteration",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the names below are resolved on demand
+__all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -65,7 +65,7 @@ class CellData:
 
     @cached_property
     def load(self) -> FloatArray:
-        """f = (μ_T − ν_T)/|T| (n,)."""
+        """Load f = (μ_T − ν_T)/|T| (n,)."""
         return (self.source - self.target) / self.cells.volume
 
 

@@ -22,8 +22,8 @@ from mpi4py import MPI
 from congested.cell_data import CellData
 from congested.certificate import gradient_at_vertices
 from congested.geometry import Cells, FloatArray, IntArray
-from congested.integrand import gradient_penalty
 from congested.integrand import capacity as capacity_of
+from congested.integrand import gradient_penalty
 from congested.weight import CellWeight
 
 

@@ -34,7 +34,7 @@ _ELEMENTS = {CROUZEIX_RAVIART: ("CR", 1), LAGRANGE_1: ("Lagrange", 1), LAGRANGE_
 
 
 def connected_components(space: fem.FunctionSpace, active: BoolArray) -> npt.NDArray[np.int64]:
-    """Number the parts of the mesh that share degrees of freedom of `space` (collective).
+    """Find the parts of the mesh that share degrees of freedom of `space` (collective).
 
     Parameters
     ----------

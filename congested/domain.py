@@ -310,14 +310,16 @@ def refine_uniformly(mesh: dolfinx.mesh.Mesh) -> tuple[dolfinx.mesh.Mesh, IntArr
     Each edge is halved. The midpoints of a triangle's edges are joined; at an angle of 90° or more
     its vertex is joined to the midpoint opposite instead of the two beside it (Delaunay's choice),
     so that the crossed triangles of a box become those of a box with twice the divisions: with
-    the other choice their P1 lower bounds were seen to leave a third more gap. What is left of a tetrahedron without its four corners is an octahedron,
-    which is cut along its shortest diagonal; of equal ones that between the edges of more equal
-    lengths is taken, then the order of the vertices by coordinates decides. So the result depends
-    on the shape of the cells alone, not on their numbering or on the number of ranks. The
-    tetrahedra of a box stay similar to themselves, and the quality of others (mean ratio) was
-    never seen below 0.77 of their ancestor's (Zhang, Houston J. Math. 21, 1995, proves a bound for
-    tetrahedra without obtuse dihedral angles). The boundary stays the polygon that it is: a coarse
-    ball does not become round.
+    the other choice their P1 lower bounds were seen to leave a third more gap.
+
+    What is left of a tetrahedron without its four corners is an octahedron, which is cut along its
+    shortest diagonal; of equal ones that between the edges of more equal lengths is taken, then
+    the order of the vertices by coordinates decides. So the result depends on the shape of the
+    cells alone, not on their numbering or on the number of ranks. The tetrahedra of a box stay
+    similar to themselves, and the quality of others (mean ratio) was never seen below 0.77 of
+    their ancestor's (Zhang, Houston J. Math. 21, 1995, proves a bound for tetrahedra without
+    obtuse dihedral angles). The boundary stays the polygon that it is: a coarse ball does not
+    become round.
 
     Parameters
     ----------

@@ -19,10 +19,9 @@ from congested.certificate import Bounds, gradient_at_vertices
 from congested.data_error import closed_mass_error, load_error, weight_error
 from congested.discretization import momentum_function
 from congested.domain import create_mesh, refine_uniformly
-from congested.errors import InputError
 from congested.geometry import Cells, FloatArray, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
-from congested.parallel import Stopwatch, StopRequest, logger, peak_memory_bytes
+from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status, Values
 from congested.solvers.level import LevelGoal, LevelResult, solve_level

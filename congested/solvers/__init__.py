@@ -1,0 +1,1 @@
+"""How a problem with cell data is solved: one linear solve, one space, one mesh."""

@@ -10,8 +10,14 @@ from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
 from congested.cell_data import CellData
-from congested.certificate import Bounds, CellFields, CellIntegrals, cell_integrals
-from congested.certificate import gradient_at_vertices, momentum_at_vertices
+from congested.certificate import (
+    Bounds,
+    CellFields,
+    CellIntegrals,
+    cell_integrals,
+    gradient_at_vertices,
+    momentum_at_vertices,
+)
 from congested.discretization import (
     CROUZEIX_RAVIART,
     LAGRANGE_1,

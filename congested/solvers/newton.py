@@ -212,7 +212,7 @@ def _iterate(
     comm, active = space.mesh.comm, space.active
     volume = space.point_volume[active]
     capacity = np.repeat(capacity[active, None], space.points_per_cell, axis=1)
-    compliance: FloatArray = 1.0 / capacity
+    compliance = np.asarray(1.0 / capacity, dtype=np.float64)
     dimension = space.cells.dimension
     congested = not comm.allreduce(bool(np.isinf(capacity).any()), op=MPI.LOR)
 
