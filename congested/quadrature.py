@@ -23,7 +23,7 @@ Density = Callable[[FloatArray], FloatArray]
 PieceRule = Callable[[FloatArray, IntArray], tuple[FloatArray, FloatArray]]
 
 # Degrees of the two rules that are compared: the error estimate is that of the lower one.
-RULE_DEGREES = {2: (5, 8), 3: (5, 9)}
+RULE_DEGREES = {2: (5, 8), 3: (9, 13)}
 
 _POINTS_PER_CALL = 1 << 18
 _NUMBERS_OF_PIECES = 1 << 24  # coordinates kept at a time: 128 MiB

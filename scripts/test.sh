@@ -41,7 +41,7 @@ parallel_tests() {
     timeout --kill-after=10 900 "$bin/mpirun" -n "$1" bash -c '
         rank=${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}} python=$1 logs=$2
         [ "$rank" = 0 ] || exec >"$logs/rank$rank" 2>&1
-        exec "$python" -m pytest tests/mpi -p no:cacheprovider -o timeout_method=thread' \
+        exec "$python" -m pytest tests/mpi --color=no -p no:cacheprovider -o timeout_method=thread' \
         bash "$bin/python" "$logs" || status=$?
     if [ "$status" != 0 ]; then
         for ((rank = 1; rank < $1; rank++)); do

@@ -102,7 +102,8 @@ def test_every_step_brackets_the_discrete_optimum(kind: str, strength: float) ->
     # The linear tolerance 1e-8 is the error of the feasibility.
     assert (costs - gaps).max() <= costs.min() * (1.0 + 1e-7)
     assert (gaps >= -1e-12 * costs).all()
-    assert gaps[0] > 1e3 * gaps[-1]
+    # The start is far from the solution (at λ = 0.1 the problem is nearly linear: two steps).
+    assert gaps[0] > 100.0 * gaps[-1]
     assert [step.iteration for step in steps] == list(range(1, len(steps) + 1))
 
 
@@ -266,17 +267,26 @@ def test_petsc_options_do_not_change_the_bounds(options: dict[str, str | float])
     arguments = {"relative_gap": 1e-2, "comm": MPI.COMM_SELF}
     reference = solve(two_gaussians(), **arguments)
     solution = solve(two_gaussians(), petsc=options, **arguments)
-    # The linear tolerance is 1e-8, and the bounds are stationary at the solution.
-    assert solution.bounds.lower == pytest.approx(reference.bounds.lower, rel=1e-8)
-    assert solution.bounds.upper == pytest.approx(reference.bounds.upper, rel=1e-8)
+    # Newton's path, and with it where it stops, feels the linear tolerance of 1e-8.
+    assert solution.bounds.lower == pytest.approx(reference.bounds.lower, rel=1e-6)
+    assert solution.bounds.upper == pytest.approx(reference.bounds.upper, rel=1e-6)
     direct = "preonly" in options.values()
     steps = solution.solver["newton_iterations"]
     assert solution.solver["direct_solves"] == (steps if direct else 0)
-    # Options of the method object and of the call are merged; those of the call win.
-    both = Newton(petsc={**options, "ksp_rtol": 0.5} if not direct else options)
-    merged = solve(two_gaussians(), method=both, petsc=options, **arguments)
-    if "ksp_rtol" in options or direct:
-        assert merged.bounds == solution.bounds
+
+
+def test_petsc_options_of_the_call_win_over_those_of_the_method() -> None:
+    arguments = {"relative_gap": 1e-2, "refine": "none", "comm": MPI.COMM_SELF}
+    exact = solve(two_gaussians(), petsc={"ksp_rtol": 1e-11}, **arguments)
+    rough = Newton(petsc={"ksp_rtol": 1e-2})
+    merged = solve(two_gaussians(), method=rough, petsc={"ksp_rtol": 1e-11}, **arguments)
+    alone = solve(two_gaussians(), method=rough, **arguments)
+    assert merged.bounds.lower == pytest.approx(exact.bounds.lower, rel=1e-9)
+    assert abs(alone.bounds.lower - exact.bounds.lower) > 1e-6
+    # Whatever the linear solver leaves, the flux is conservative and the bounds are bounds.
+    assert alone.conservation["max_divergence_residual"] < 1e-14
+    assert alone.bounds.lower < exact.bounds.upper
+    assert exact.bounds.lower < alone.bounds.upper
 
 
 def test_unknown_petsc_option_is_refused() -> None:
