@@ -16,7 +16,7 @@ import numpy as np
 from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
-from congested.discretization import CROUZEIX_RAVIART, BoolArray, PotentialSpace
+from congested.discretization import CROUZEIX_RAVIART, LAGRANGE_1, BoolArray, PotentialSpace
 from congested.errors import InfeasibleProblem
 from congested.geometry import Cells, FloatArray
 from congested.integrand import capacity
@@ -26,6 +26,8 @@ from congested.weight import CellWeight
 # A cell is closed where the weight's density is below this part of its mean: Gaussian tails reach
 # 1e-21, where rounding errors of the flux would cost more than the whole transport.
 CLOSED_BELOW = 1e-13
+# Mass is stuck where leaving its cell would need a gradient this many times longer than usual.
+STUCK_EXCESS = 10.0
 # Mass that may be taken away from closed cells if the weight is exact, and if it was sampled (then
 # a cell can be closed by chance).
 NEGLIGIBLE_MASS = 1e-6
@@ -86,34 +88,39 @@ def make_cell_data(
         active cells does not balance its mass. Every rank raises it.
     """
     comm = cells.comm
+    freed = _free_stuck_mass(mesh, cells, source.masses, target.masses, weight, strength)
+    source_masses, target_masses, moved_cost = freed
     limit = NEGLIGIBLE_MASS_SAMPLED if weight.replicates is not None else NEGLIGIBLE_MASS
     active: BoolArray = np.ones(cells.number, dtype=bool)
     if not np.isinf(strength):
         mean = weight.mass / cells.total(cells.volume)
         active = weight.masses > CLOSED_BELOW * mean * cells.volume
-    closed_mass = np.where(active, 0.0, np.maximum(source.masses, target.masses))
-    stranded = cells.total(closed_mass)
-    if stranded > limit:
+    closed = {
+        name: np.where(active, 0.0, masses)
+        for name, masses in (("source", source_masses), ("target", target_masses))
+    }
+    stranded = {name: cells.total(masses) for name, masses in closed.items()}
+    worst_name = max(stranded, key=lambda name: stranded[name])
+    if stranded[worst_name] > limit:
         raise InfeasibleProblem(
-            f"{stranded:.3g} of the mass lies in cells where the weight vanishes, "
-            f"most of it near {_format(_location(cells, closed_mass))}, and cannot move; allowed: "
-            f"{limit:g}. Use a weight that covers both measures"
+            f"{stranded[worst_name]:.3g} of the {worst_name} lies in cells where the weight "
+            f"vanishes, most of it near {_format(_location(cells, closed[worst_name]))}, and "
+            f"cannot move; up to {limit:g} would be left out. Use a weight that covers both "
+            "measures"
         )
     open_cells = int(cells.total(active.astype(np.float64)))
     space = PotentialSpace(mesh, cells, CROUZEIX_RAVIART, active)
     part = space.components
     parts = comm.allreduce(int(part.max(initial=-1)) + 1, op=MPI.MAX)
-    sources = _sums(comm, part, source.masses, parts)
-    targets = _sums(comm, part, target.masses, parts)
+    sources = _sums(comm, part, source_masses, parts)
+    targets = _sums(comm, part, target_masses, parts)
     # A part that neither sends nor receives carries no flux at the optimum; a part whose whole
     # mass is negligible is closed like a cell.
     idle = np.maximum(sources, targets) <= limit / max(parts, 1)
-    if parts > 1:
-        idle |= (sources == 0.0) & (targets == 0.0)
     unbalanced = np.where(idle, 0.0, np.abs(sources - targets))
     worst = int(np.argmax(unbalanced)) if parts else 0
     if parts and max(unbalanced[worst], 0.5 * unbalanced.sum()) > limit:
-        where = _location(cells, np.where(part == worst, source.masses + target.masses, 0.0))
+        where = _location(cells, np.where(part == worst, source_masses + target_masses, 0.0))
         raise InfeasibleProblem(
             f"the part of the domain around {_format(where)} holds {sources[worst]:.6g} of the "
             f"source but {targets[worst]:.6g} of the target, and the weight that could connect it "
@@ -133,11 +140,11 @@ def make_cell_data(
     active[active] = ~idle[part[active]]
     masses = [
         np.where(active, values * scale[np.maximum(part, 0)], 0.0)
-        for values, scale in ((source.masses, scale_source), (target.masses, scale_target))
+        for values, scale in ((source_masses, scale_source), (target_masses, scale_target))
     ]
     moved = [
         cells.total(np.abs(new - old))
-        for new, old in zip(masses, (source.masses, target.masses), strict=True)
+        for new, old in zip(masses, (source_masses, target_masses), strict=True)
     ]
     record = {
         "mass_outside": {"source": source.outside, "target": target.outside},
@@ -146,6 +153,11 @@ def make_cell_data(
         "cells_without_weight": int(cells.total(np.ones(cells.number))) - open_cells,
         "parts": int(np.count_nonzero(~idle)),
         "mass_rescaled": {"source": moved[0], "target": moved[1]},
+        "mass_moved": {
+            "source": 0.5 * cells.total(np.abs(source_masses - source.masses)),
+            "target": 0.5 * cells.total(np.abs(target_masses - target.masses)),
+            "cost": moved_cost,
+        },
         "weight": {
             "method": weight.method,
             "mass": weight.mass,
@@ -156,6 +168,62 @@ def make_cell_data(
     }
     weights = np.where(active, weight.masses, 0.0)
     return CellData(cells, masses[0], masses[1], weights, strength, active, record)
+
+
+def _free_stuck_mass(
+    mesh: Mesh,
+    cells: Cells,
+    source: FloatArray,
+    target: FloatArray,
+    weight: CellWeight,
+    strength: float,
+) -> tuple[FloatArray, FloatArray, float]:
+    """Let mass that its cell's weight cannot carry away start from the cells around (collective).
+
+    An atom beside a facet, with its segments on the other side, lies in a cell that the weight
+    barely touches: with the weight's cell mean, leaving that cell would cost more than the whole
+    transport, in the limit everything, although the atom is a hair's breadth from a good road. The
+    same happens by chance where the weight is sampled. Such mass goes to the cells that share a
+    vertex with its cell, in proportion to their weight: no further than the cells' diameter.
+
+    Returns
+    -------
+    source, target : numpy.ndarray
+        New masses (n,).
+    cost : float
+        Bound of the transport cost of the move at unit price: mass times twice the diameter.
+    """
+    if np.isinf(strength):
+        return source, target, 0.0
+    net = np.abs(source - target)
+    # |m| ≈ net mass over the facets' area; its excess |∇u| − 1 is |m|/κ.
+    flux = net * cells.diameter / (cells.dimension * cells.volume)
+    own_capacity = capacity(weight.masses / cells.volume, strength)
+    typical = cells.total(cells.volume) ** (1.0 / cells.dimension) / (2.0 * strength)
+    stuck = flux > STUCK_EXCESS * (1.0 + typical) * own_capacity
+    # Equal masses of both measures in a cell need no flux, but a cell without weight is closed.
+    stuck |= (own_capacity == 0.0) & (source + target > 0.0)
+    if not cells.comm.allreduce(bool(stuck.any()), op=MPI.LOR):
+        return source, target, 0.0
+    vertices = PotentialSpace(mesh, cells, LAGRANGE_1, np.ones(cells.number, dtype=bool))
+    around = vertices.sum_over_cells(np.repeat(weight.masses[:, None], cells.dimension + 1, axis=1))
+    local = around[vertices.dofmap]
+    reachable = stuck & (local.sum(axis=1) > weight.masses * (cells.dimension + 1) * (1.0 + 1e-9))
+    # A stuck cell prefers its vertices with much weight around, and so the best road near it.
+    share = np.divide(
+        local**2,
+        (local**2).sum(axis=1, keepdims=True),
+        out=np.zeros_like(local),
+        where=reachable[:, None],
+    )
+    moved = []
+    for masses in (source, target):
+        at_vertices = vertices.sum_over_cells(share * masses[:, None])
+        per_weight = np.divide(at_vertices, around, out=np.zeros_like(around), where=around > 0.0)
+        received = weight.masses * per_weight[vertices.dofmap].sum(axis=1)
+        moved.append(np.where(reachable, 0.0, masses) + received)
+    cost = 2.0 * cells.total(np.where(reachable, (source + target) * cells.diameter, 0.0))
+    return moved[0], moved[1], cost
 
 
 def _sums(comm: MPI.Comm, part: np.ndarray, values: FloatArray, parts: int) -> FloatArray:

@@ -287,6 +287,8 @@ def _prepare_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
+        # Whatever happens next, nobody shall take an earlier run's bounds for those of this one.
+        (directory / "result.json").unlink(missing_ok=True)
     except OSError as error:
         message = f'found "{directory}" ({error.strerror}); {allowed}'
         raise InputError(message, key="--output") from error

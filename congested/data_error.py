@@ -5,13 +5,15 @@ problem from the one with the original data and are estimated to first order at 
 where the cost's derivative is that of the dual functional; a third is what was left out:
 
 - the load: inside a cell the measures are not constant. Replacing the data of a coarse mesh by
-  those of its refinement changes ∫ u dμ by Σ_T ∇u_T · ∫_T (x − x_T) dμ, likewise for ν. The sum of
-  both sizes for the last refinement is stated: it bounds what further refinements add where the
-  change falls by half or more from mesh to mesh (measures with atoms) and is generous elsewhere;
+  those of its refinement changes ∫ u dμ by Σ_T ∇u_T · ∫_T (x − x_T) dμ, likewise for ν. The sizes of
+  both for the last refinement are stated. Where the change falls by half or more from mesh to mesh
+  that covers what further refinements add; it is no bound: an atom that lies in the middle of its
+  cell shows no change;
 - the weight, where it was sampled: the cost changes by −λ(|∇u| − 1)₊² per unit of weight, so its
   standard error is the spread of the penalty over independent replicates of the weight;
-- the mass that was taken out of closed cells and spread over the others: it counts with the
-  diagonal of the domain as its distance, more than it can have travelled in a convex domain.
+- the mass that was moved to cells around, or taken out of closed cells and spread over all others:
+  it counts with the distance (twice the cell's diameter; the diagonal of the domain) at the mean
+  price |∇u| that mass pays.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ def load_error(
     target: FloatArray,
 ) -> float:
     """Return |Σ ∇u·(first moments of μ)| + |Σ ∇u·(first moments of ν)| over cells (collective).
+
+    Inside each measure the cells' contributions cancel as they do in the cost.
 
     Parameters
     ----------
@@ -81,9 +85,23 @@ def weight_error(data: CellData, weight: CellWeight, potential: FloatArray) -> f
     return float(np.std(penalties, ddof=1) / np.sqrt(len(penalties)))
 
 
-def closed_mass_error(data: CellData) -> float:
-    """Return the cost of bringing back the mass that was taken from closed cells."""
+def moved_mass_error(data: CellData, potential: FloatArray) -> float:
+    """Return the cost of undoing what was done to mass that could not move (collective).
+
+    Parameters
+    ----------
+    data
+        Cell data, whose record tells how much mass was moved to cells around and how much was
+        taken away and spread over all others.
+    potential
+        Potential at the vertices (n, d+1); its longest mean gradient is the price per length.
+    """
+    lengths = np.linalg.norm(gradient_at_vertices(data.cells.simplices, potential)[:, 0], axis=1)
+    used = np.where(data.active & (data.source + data.target > 0.0), lengths, 0.0)
+    mass = data.cells.total(data.source + data.target)
+    price = max(1.0, data.cells.total((data.source + data.target) * used) / max(mass, 1e-300))
     rescaled = data.record["mass_rescaled"]
     # Each mass is counted twice in an L¹ difference: where it was taken and where it went.
-    moved = 0.5 * (rescaled["source"] + rescaled["target"])
-    return float(moved * np.linalg.norm(data.cells.upper - data.cells.lower))
+    spread = 0.5 * (rescaled["source"] + rescaled["target"])
+    diagonal = float(np.linalg.norm(data.cells.upper - data.cells.lower))
+    return price * (data.record["mass_moved"]["cost"] + spread * diagonal)

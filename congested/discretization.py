@@ -179,6 +179,17 @@ class PotentialSpace:
         owned = function.x.array[: self.space.dofmap.index_map.size_local]
         return float(self.mesh.comm.allreduce(float(owned @ owned), op=MPI.SUM))
 
+    def sum_over_cells(self, values: FloatArray) -> FloatArray:
+        """Add values (n, dofs per cell) over the cells at each dof; result per local dof.
+
+        Collective: cells of other ranks count too.
+        """
+        vector = la.vector(self.space.dofmap.index_map, 1, dtype=np.float64)
+        np.add.at(vector.array, self.dofmap, values)
+        vector.scatter_reverse(la.InsertMode.add)
+        vector.scatter_forward()
+        return np.asarray(vector.array).copy()
+
     @cached_property
     def free(self) -> BoolArray:
         """Degrees of freedom (owned and ghost) that an active cell of any rank touches."""

@@ -16,11 +16,13 @@ from mpi4py import MPI
 
 from congested.cell_data import CellData, make_cell_data
 from congested.certificate import Bounds, gradient_at_vertices
-from congested.data_error import closed_mass_error, load_error, weight_error
+from congested.data_error import load_error, moved_mass_error, weight_error
 from congested.discretization import momentum_function
 from congested.domain import create_mesh, refine_uniformly
+from congested.errors import NotConverged
 from congested.geometry import Cells, FloatArray, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
+from congested.measures.points import away_from_facets
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status, Values
@@ -85,6 +87,9 @@ def solve(
         If the problem or an option is wrong.
     InfeasibleProblem
         If some part of the domain cannot balance its mass.
+    NotConverged
+        If nothing could be certified on the first mesh. A later failure ends the run with the
+        bounds of the mesh before.
     """
     overrides = {
         "relative_gap": relative_gap,
@@ -143,7 +148,12 @@ class _Run:
         while (reason := self._reason_to_end(level)) is None:
             with self.watch("refine"):
                 mesh, parent = refine_uniformly(level.mesh)
-            finer = self._solve_on(mesh, number, level, parent)
+            try:
+                finer = self._solve_on(mesh, number, level, parent)
+            except NotConverged as error:
+                # Raised on every rank; what the coarser mesh certified stays certified.
+                reason = f"{self._gap_text(level)}on the next mesh {error}"
+                break
             if finer is None or self._is_spoiled(finer, level):
                 reason = self._stop_text(level)
                 break
@@ -164,7 +174,8 @@ class _Run:
             source = restricted_masses(problem.source, cells, "source")
             target = restricted_masses(problem.target, cells, "target")
         with self.watch("weight"):
-            weight = cell_weight(problem.weight, problem.source, problem.target, cells)
+            ends = (away_from_facets(end, cells) for end in (problem.source, problem.target))
+            weight = cell_weight(problem.weight, *ends, cells)
         with self.watch("setup"):
             data = make_cell_data(mesh, cells, source, target, weight, problem.strength)
         if coarse is not None and parent is not None:
@@ -200,6 +211,13 @@ class _Run:
             bounds.upper,
             bounds.relative_gap,
         )
+        if result.unfinished and self.stopped_by is None:
+            logger.warning(
+                "level %d: Newton's method met its limit of steps in %s: the bounds hold, but may "
+                "be far from the best on this mesh",
+                number,
+                " and ".join(result.unfinished),
+            )
         return _Level(mesh, cells, weight, result)
 
     def _monitor(
@@ -267,19 +285,28 @@ class _Run:
         if self._must_stop():
             return self._stop_text(level)
         size = int(level.cells.total(np.ones(level.cells.number)))
-        if not self._may_refine(level.mesh, size):
-            begin = f"the relative gap is {gap:.2e}, not {goal:.2e}: "
-            if self.options.refine == "none":
-                return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
+        if self._may_refine(level.mesh, size):
+            return None
+        begin = self._gap_text(level)
+        if level.result.unfinished:
+            spaces = " and ".join(level.result.unfinished)
             return begin + (
-                f"the next mesh would have {2**level.mesh.topology.dim * size} cells; raise "
-                f"max_cells (now {self.options.max_cells}) or the relative gap asked for"
+                f"Newton's method met its limit of {self.newton.max_iterations} steps in {spaces}; "
+                "try a smaller penalty strength, or inf, or a finer first mesh"
             )
-        return None
+        if self.options.refine == "none":
+            return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
+        return begin + (
+            f"the next mesh would have {2**level.mesh.topology.dim * size} cells; raise "
+            f"max_cells (now {self.options.max_cells}) or the relative gap asked for"
+        )
+
+    def _gap_text(self, level: _Level) -> str:
+        gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
+        return f"the relative gap is {gap:.2e}, not {goal:.2e}: "
 
     def _stop_text(self, level: _Level) -> str:
-        gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
-        begin = f"the relative gap is {gap:.2e}, not {goal:.2e}: "
+        begin = self._gap_text(level)
         if self.stopped_by == "max_seconds":
             return begin + (
                 f"max_seconds = {self.options.max_seconds:g} have passed; allow more time or a "
@@ -319,9 +346,9 @@ class _Run:
             if self.load_change is None:
                 self.load_change = self._load_change_of_first_mesh(level)
             sampling = weight_error(result.data, level.weight, result.potential.vertices)
-            closed = closed_mass_error(result.data)
+            moved = moved_mass_error(result.data, result.potential.vertices)
             bounds = dataclasses.replace(
-                result.bounds, data_error=self.load_change + 2.0 * sampling + closed
+                result.bounds, data_error=self.load_change + 2.0 * sampling + moved
             )
         totals = result.totals
         data = {
@@ -329,7 +356,7 @@ class _Run:
             "cost_error": {
                 "load": self.load_change,
                 "weight_standard_error": sampling,
-                "closed_mass": closed,
+                "moved_mass": moved,
             },
             "lower_bound_from": result.lower_bound_from,
         }
@@ -361,6 +388,7 @@ class _Run:
                 "newton_iterations": len(self.history),
                 "linear_iterations": self.statistics.iterations,
                 "direct_solves": self.statistics.direct_solves,
+                "unfinished": list(result.unfinished),
             },
             seconds=seconds,
             peak_memory_bytes=peak_memory_bytes(self.comm),

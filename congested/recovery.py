@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse
-from dolfinx import la
 from mpi4py import MPI
 from petsc4py import PETSc
 
 from congested.cell_data import CellData
 from congested.discretization import PotentialSpace, cell_offset
+from congested.errors import NotConverged
 from congested.geometry import Cells, FloatArray
 from congested.integrand import momentum_norm
 
+# Part of the total mass by which the divergence of a certified flux may be wrong in a cell.
+LARGEST_RESIDUAL = 1e-12
 # At λ = ∞ a gradient longer than one by a rounding error costs infinity: stay this far below.
 _STRICTLY = 1.0 - 1e-12
 
@@ -63,6 +65,11 @@ def equilibrate(
     numpy.ndarray
         Outward integrals (n, d+1): opposite on the two sides of a facet, zero on the boundary
         and in inactive cells, with divergence residuals at the level of rounding.
+
+    Raises
+    ------
+    NotConverged
+        If the divergence is wrong by more than `LARGEST_RESIDUAL` of the mass: no bound then.
     """
     facets = _Facets(space, data)
     flux = facets.single_valued(flux)
@@ -81,6 +88,14 @@ def equilibrate(
     finally:
         if corrector is not None:
             corrector.destroy()
+    residual = np.where(data.active, wanted - flux.sum(axis=1), 0.0)
+    size = comm.allreduce(float(np.abs(residual).max(initial=0.0)), op=MPI.MAX)
+    # Written so that a residual that is not a number fails too.
+    if not size <= LARGEST_RESIDUAL * scale:
+        raise NotConverged(
+            f"the flux could not be made conservative: a cell's mass is wrong by {size:.2e}; try a "
+            "smaller -ksp_rtol or a direct solver (--petsc -pc_type cholesky)"
+        )
     return flux
 
 
@@ -94,8 +109,8 @@ class _Facets:
         cells = data.cells
         numbers = cell_offset(space.mesh) + np.arange(cells.number, dtype=np.float64)
         ones = np.where(data.active, 1.0, 0.0)[:, None] * np.ones(cells.dimension + 1)
-        self.sides = self._sum(ones)[self._dofmap]
-        total = self._sum(ones * numbers[:, None])[self._dofmap]
+        self.sides = self._space.sum_over_cells(ones)[self._dofmap]
+        total = self._space.sum_over_cells(ones * numbers[:, None])[self._dofmap]
         # Global number of the active cell on the other side, −1 if there is none.
         two_sided = (self.sides > 1.5) & data.active[:, None]
         self.neighbour = np.where(two_sided, total - numbers[:, None], -1.0).astype(np.int64)
@@ -103,29 +118,21 @@ class _Facets:
         # flux is dear; the jump is mostly taken by the side with the larger capacity.
         finite = np.where(np.isinf(data.capacity), 1.0, data.capacity)
         own = np.where(data.active, finite, 0.0)[:, None] * np.ones(cells.dimension + 1)
-        both = self._sum(own)[self._dofmap]
+        both = self._space.sum_over_cells(own)[self._dofmap]
         share = np.divide(own, both, out=np.ones_like(own), where=both > 0.0)
         self._share = np.where(two_sided, share, 1.0)
         self.conductance = np.where(two_sided, own * (1.0 - share), 0.0)
 
-    def _sum(self, values: FloatArray) -> FloatArray:
-        """Add values per cell and facet over the cells of each facet; result per local dof."""
-        vector = la.vector(self._space.space.dofmap.index_map, 1, dtype=np.float64)
-        np.add.at(vector.array, self._dofmap, values)
-        vector.scatter_reverse(la.InsertMode.add)
-        vector.scatter_forward()
-        return vector.array.copy()
-
     def single_valued(self, flux: FloatArray) -> FloatArray:
         """Make the flux opposite on both sides of a facet and zero where there is one side."""
         flux = np.where(self._active[:, None], flux, 0.0)
-        jump = self._sum(flux)[self._dofmap]
+        jump = self._space.sum_over_cells(flux)[self._dofmap]
         return np.where(self.neighbour >= 0, flux - self._share * jump, 0.0)
 
     def difference(self, values: FloatArray) -> FloatArray:
         """Return a cell's value minus that of its neighbour behind each facet (n, d+1)."""
         own = np.where(self._active, values, 0.0)[:, None] * np.ones(self._share.shape[1])
-        other = self._sum(own)[self._dofmap] - own
+        other = self._space.sum_over_cells(own)[self._dofmap] - own
         return np.where(self.neighbour >= 0, own - other, 0.0)
 
 

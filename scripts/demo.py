@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rich.table import Table
 
 import congested as ct
 from congested.parallel import StopRequest, configure_logging, progress_bar
+from congested.problem_file import problem_text
 
 SCRIPTS = Path(__file__).resolve().parent
 PROBLEM = SCRIPTS / "problems" / "ray_monotone_d2_n4.toml"
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> ct.Solution:
     stop = StopRequest()
     with stop.install(), progress_bar(comm, problem.solver.relative_gap) as progress:
         solution = ct.solve(problem, progress=progress, stop=stop)
-    directory = solution.write(arguments.output, problem_text=PROBLEM.read_text())
+    directory = solution.write(arguments.output, problem_text=problem_text(problem))
     if comm.rank == 0:
         console = Console(width=100)
         console.print(table(solution, problem.source.pair.wasserstein1()))
@@ -64,7 +66,9 @@ def table(solution: ct.Solution, wasserstein1: float) -> Table:
     """Return the table: certified values beside the published ones."""
     bounds, values = solution.bounds, solution.values
     cells = solution.mesh.topology.index_map(solution.mesh.topology.dim).size_global
-    rows = Table(title=f"{solution.problem.title}: {cells:,} cells, λ = 10")
+    rows = Table(
+        title=f"{solution.problem.title}: {cells:,} cells, λ = {solution.problem.strength:g}"
+    )
     rows.add_column("quantity")
     rows.add_column("congested", justify="right")
     rows.add_column("published", justify="right")
@@ -82,4 +86,4 @@ def table(solution: ct.Solution, wasserstein1: float) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(0 if main().status is ct.Status.CONVERGED else 3)

@@ -111,8 +111,8 @@ def test_momentum_has_the_given_facet_integrals(dimension: int) -> None:
     flux = np.random.default_rng(0).normal(size=simplices.shape[:2])
     momentum = momentum_at_vertices(simplices, flux)
     # Outward normal times area of the facet opposite vertex i: −d|T| ∇λ_i.
-    normals = -dimension * simplex_volumes(simplices)[:, None, None] * barycentric_gradients(
-        simplices
+    normals = (
+        -dimension * simplex_volumes(simplices)[:, None, None] * barycentric_gradients(simplices)
     )
     for facet in range(dimension + 1):
         mean = np.delete(momentum, facet, axis=1).mean(axis=1)
@@ -200,9 +200,7 @@ def test_exact_integrals(dimension: int, quadratic: bool) -> None:
     np.testing.assert_allclose(integrals.critic_loss, loss, rtol=1e-12)
     divergence = fields["flux"].sum(axis=1)
     difference = simplex_volumes(simplices) * (fields["source"] - fields["target"])
-    np.testing.assert_allclose(
-        integrals.divergence_residual, divergence - difference, atol=1e-13
-    )
+    np.testing.assert_allclose(integrals.divergence_residual, divergence - difference, atol=1e-13)
     if not quadratic:
         length = np.linalg.norm(corners[:, 0], axis=1)
         exact = STRENGTH * fields["weight"] * np.maximum(length - 1.0, 0.0) ** 2
@@ -217,9 +215,7 @@ def test_upper_rule_is_above_quadrature(dimension: int) -> None:
     fields, integrals = random_integrals(simplices, quadratic=False)
     corners = momentum_at_vertices(simplices, fields["flux"])
     field = affine(simplices, corners)
-    length = integrate_finely(
-        lambda owner, x: np.linalg.norm(field(owner, x), axis=-1), simplices
-    )
+    length = integrate_finely(lambda owner, x: np.linalg.norm(field(owner, x), axis=-1), simplices)
     # Where |m| has a kink the quadrature errs by less than 1e-3, and the rule by far more: up to
     # 26 % for these fields, most of which vanish in or near their cell.
     assert (integrals.momentum_l1 >= length * (1.0 - 1e-9)).all()
@@ -273,8 +269,8 @@ def test_indicator_vanishes_for_the_optimal_pair(dimension: int) -> None:
     weight = generator.uniform(0.05, 1.0, size=number)
     size = 2.0 * STRENGTH * weight * np.maximum(length - 1.0, 0.0)
     momentum = -(size / length)[:, None] * gradient
-    normals = -dimension * simplex_volumes(simplices)[:, None, None] * barycentric_gradients(
-        simplices
+    normals = (
+        -dimension * simplex_volumes(simplices)[:, None, None] * barycentric_gradients(simplices)
     )
     integrals = cell_integrals(
         simplices,
@@ -349,9 +345,7 @@ def recomputed_bounds(directory: Path) -> dict[str, float]:
         "nid,nid->n", momentum, momentum
     )
     mean_square = second / (number * (number + 1))
-    length = np.minimum(
-        np.linalg.norm(momentum, axis=2).mean(axis=1), np.sqrt(mean_square)
-    )
+    length = np.minimum(np.linalg.norm(momentum, axis=2).mean(axis=1), np.sqrt(mean_square))
     moving = mean_square > 0.0
     cost = length.copy()
     cost[moving] += mean_square[moving] / (4.0 * strength * weight[moving])

@@ -169,7 +169,9 @@ def test_stiffness_system_against_its_definition(dimension: int, kind: str) -> N
 
     trial, test = generator.normal(size=(2, space.global_dofs)) * space.free
     gradients = space.gradient(trial), space.gradient(test)
-    energy = np.einsum("nq,nqi,nqij,nqj->", space.point_volume, gradients[1], stiffness, gradients[0])
+    energy = np.einsum(
+        "nq,nqi,nqij,nqj->", space.point_volume, gradients[1], stiffness, gradients[0]
+    )
     matrix = system.matrix
     vector, image = matrix.createVecs()
     vector.array[:] = trial
@@ -201,9 +203,7 @@ def test_momentum_function_is_the_field_with_those_facet_integrals(dimension: in
     # a + b x lies in RT0; the flux through a facet is that at its middle times its area.
     mesh, cells = unit_mesh(dimension, 2)
     constant, factor = np.arange(1.0, dimension + 1.0), 0.7
-    middles = (
-        cells.simplices.sum(axis=1, keepdims=True) - cells.simplices
-    ) / dimension
+    middles = (cells.simplices.sum(axis=1, keepdims=True) - cells.simplices) / dimension
     normals = -dimension * cells.volume[:, None, None] * barycentric_gradients(cells.simplices)
     flux = np.einsum("nid,nid->ni", constant + factor * middles, normals)
     momentum = momentum_function(mesh, cells, flux)

@@ -74,9 +74,7 @@ def test_cost_and_penalty_are_conjugate_both_ways(length: float, capacity: float
 
     cost = integrand.transport_cost(length, capacity)
     highest = 2.0 * (1.0 + length / capacity)
-    biconjugate = supremum(
-        lambda t: length * t - integrand.gradient_penalty(t, capacity), highest
-    )
+    biconjugate = supremum(lambda t: length * t - integrand.gradient_penalty(t, capacity), highest)
     assert biconjugate == pytest.approx(cost, rel=1e-8, abs=1e-8 * capacity)
 
     gradient = 1e-2 * length
@@ -263,9 +261,7 @@ def test_stiffness_is_the_inverse_hessian_at_the_solution(
     flux, compliance = pair[0], np.array(1.0 / capacity)
     direction = flux / np.sqrt(flux @ flux + smoothing**2)
     matrix = integrand.primal_dual_stiffness(flux, direction, compliance, smoothing)
-    hessian = complex_step(
-        lambda w: integrand.smoothed_gradient(w, compliance, smoothing), flux
-    )
+    hessian = complex_step(lambda w: integrand.smoothed_gradient(w, compliance, smoothing), flux)
     # Condition of the Hessian: at most (s/β)² = 3e4 here.
     np.testing.assert_allclose(matrix @ hessian, np.eye(len(flux)), atol=1e-10)
 

@@ -74,7 +74,9 @@ def test_refinement_off(coarse: Solution) -> None:
     assert 'refine = "uniform"' in coarse.reason
 
 
-@pytest.mark.parametrize(("limit", "cells", "levels"), [(256, 256, 1), (1023, 256, 1), (1024, 1024, 2)])
+@pytest.mark.parametrize(
+    ("limit", "cells", "levels"), [(256, 256, 1), (1023, 256, 1), (1024, 1024, 2)]
+)
 def test_max_cells(limit: int, cells: int, levels: int) -> None:
     solution = solve(two_gaussians(), relative_gap=1e-6, max_cells=limit, comm=SERIAL)
     assert solution.status is Status.STOPPED
@@ -147,9 +149,7 @@ def test_stop_request_never_makes_the_bounds_worse(strength: float) -> None:
     )
     goals = {"relative_gap": 1e-6, "lower_bound": "p1", "comm": SERIAL}
     first = solve(problem, refine="none", **goals)
-    arguments = stop_when(
-        lambda event: event.level == 1 and event.stage == "crouzeix-raviart"
-    )
+    arguments = stop_when(lambda event: event.level == 1 and event.stage == "crouzeix-raviart")
     solution = solve(problem, **goals, **arguments)
     assert solution.bounds.relative_gap <= first.bounds.relative_gap
     assert solution.levels == (2 if strength == 1.0 else 1)
@@ -237,7 +237,9 @@ def test_infinite_strength_gives_finite_bounds_of_the_distance() -> None:
 
 @pytest.mark.parametrize("strength", [0.1, 1.0, 100.0, 1000.0])
 def test_strengths_from_a_tenth_to_a_thousand(strength: float) -> None:
-    solution = solve(two_gaussians(strength=strength), relative_gap=5e-3, max_cells=5000, comm=SERIAL)
+    solution = solve(
+        two_gaussians(strength=strength), relative_gap=5e-3, max_cells=5000, comm=SERIAL
+    )
     assert solution.status is Status.CONVERGED
     assert solution.levels <= 3
     # W₁ is a lower bound of the cost for every λ.
@@ -249,7 +251,8 @@ def test_strengths_from_a_tenth_to_a_thousand(strength: float) -> None:
 def test_points_data() -> None:
     generator = np.random.default_rng(0)
     clouds = [
-        Points(generator.normal(mean, 0.08, size=(60, 2)), np.full(60, 1.0 / 60)) for mean in (0.35, 0.6)
+        Points(generator.normal(mean, 0.08, size=(60, 2)), np.full(60, 1.0 / 60))
+        for mean in (0.35, 0.6)
     ]
     problem = two_gaussians(source=clouds[0], target=clouds[1])
     solution = solve(problem, relative_gap=5e-2, max_cells=20_000, comm=SERIAL)
@@ -260,6 +263,42 @@ def test_points_data() -> None:
     means = [cloud.points.mean(axis=0) for cloud in clouds]
     distance = float(np.linalg.norm(means[0] - means[1]))
     assert solution.bounds.upper + solution.bounds.data_error >= distance
+
+
+@pytest.mark.parametrize("places", [((0.25, 0.5), (0.75, 0.5)), ((0.25, 0.25), (0.75, 0.75))])
+def test_points_on_vertices_of_the_mesh(places: tuple[tuple[float, float], ...]) -> None:
+    # One point to one point along a line of the mesh: σ is the measure on the segment, m = σ L,
+    # and the cost is L (1 + 1/(4λ)). Spread over cells the segment is a channel of their width,
+    # in which the bounds stay 25 % apart.
+    source, target = (Points(np.array([place]), np.ones(1)) for place in places)
+    problem = two_gaussians(source=source, target=target)
+    solution = solve(problem, relative_gap=1e-2, max_cells=2000, comm=SERIAL)
+    length = math.dist(*places)
+    slack = solution.bounds.data_error
+    assert solution.bounds.lower - slack <= length * 1.025 <= solution.bounds.upper + slack
+    assert solution.bounds.lower > 0.9 * length
+    assert solution.bounds.upper < 1.3 * length
+
+
+def test_cost_of_points_does_not_jump_from_mesh_to_mesh() -> None:
+    # A point very near a facet, with its segments behind it: in its own cell there is hardly any
+    # weight, and carrying its mass away through that cell would cost ten times the rest.
+    generator = np.random.default_rng(0)
+    points = generator.uniform(0.1, 0.9, size=(2, 12, 2))
+    points[0, 0], points[0, 1:, 0] = (0.25 - 1e-6, 0.55), 0.9
+    points[1, :, 0] += 0.25 - points[1, :, 0].min() + 1e-3
+    points[1] = np.clip(points[1], 0.0, 0.95)
+    weights = np.full(12, 1 / 12)
+    problem = two_gaussians(source=Points(points[0], weights), target=Points(points[1], weights))
+    costs = [
+        solve(problem, relative_gap=1e-2, max_cells=limit, comm=SERIAL).bounds
+        for limit in (256, 1024)
+    ]
+    for bounds in costs:
+        # Nothing is farther than the diagonal; congestion at λ = 10 adds a few per cent.
+        assert bounds.upper < 1.2 * math.sqrt(2.0)
+    assert costs[1].lower < costs[0].upper
+    assert costs[0].lower < costs[1].upper
 
 
 # --- what is returned -----------------------------------------------------------------------

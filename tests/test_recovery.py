@@ -15,7 +15,7 @@ from congested.discretization import CROUZEIX_RAVIART, LAGRANGE_1, LAGRANGE_2, P
 from congested.domain import Box, create_mesh
 from congested.geometry import cells_of_mesh
 from congested.integrand import gradient_penalty
-from congested.recovery import best_scale, equilibrate, marini_momentum
+from congested.recovery import _Facets, best_scale, equilibrate, marini_momentum
 
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
 
@@ -98,21 +98,34 @@ def test_flux_avoids_the_cells_where_it_is_dear() -> None:
     weight = cells.volume * np.where(wall, 1e-9, 1.0)
     source = np.where(x < 0.25, cells.volume, 0.0)
     target = np.where(x > 0.75, cells.volume, 0.0)
-    data = CellData(
-        cells, source / source.sum(), target / target.sum(), weight, 10.0, x < 2.0, {}
-    )
+    data = CellData(cells, source / source.sum(), target / target.sum(), weight, 10.0, x < 2.0, {})
     space = PotentialSpace(mesh, cells, CROUZEIX_RAVIART, data.active)
     flux = equilibrate(space, data, np.zeros(space.dofmap.shape))
     assert np.abs(flux.sum(axis=1) - (data.source - data.target)).max() < 1e-14
     assert np.abs(flux[wall]).max() < 1e-6
 
 
+def test_jump_is_settled_on_the_side_where_flux_is_cheap() -> None:
+    # Two cells with very different weights: the flux of the dear one is kept.
+    _, space, data = random_data(2, strip=False)
+    cheap = np.arange(data.cells.number) % 2 == 0
+    weight = data.cells.volume * np.where(cheap, 1.0, 1e-6)
+    data = CellData(data.cells, data.source, data.target, weight, 10.0, data.active, {})
+    flux = np.random.default_rng(0).normal(size=space.dofmap.shape)
+    settled = _Facets(space, data).single_valued(flux)
+    sums, sides = facet_sums(space, settled)
+    assert np.abs(sums).max() <= 1e-15
+    # Facets of which one side is cheap.
+    number = np.bincount(space.dofmap[cheap].ravel(), minlength=space.global_dofs)
+    mixed = ((number == 1) & (sides == 2))[space.dofmap] & ~cheap[:, None]
+    assert np.count_nonzero(mixed) > 10
+    np.testing.assert_allclose(settled[mixed], flux[mixed], atol=1e-5)
+
+
 @dimensions
 @pytest.mark.parametrize("kind", [LAGRANGE_1, LAGRANGE_2])
 @pytest.mark.parametrize("critic_loss", [0.01, 1.0, 100.0])
-def test_best_scale_maximises_the_dual_value(
-    dimension: int, kind: str, critic_loss: float
-) -> None:
+def test_best_scale_maximises_the_dual_value(dimension: int, kind: str, critic_loss: float) -> None:
     mesh, crouzeix_raviart, data = random_data(dimension, strip=True)
     space = PotentialSpace(mesh, data.cells, kind, crouzeix_raviart.active)
     values = np.random.default_rng(3).normal(size=space.global_dofs)

@@ -21,6 +21,7 @@ from congested.cell_search import CellBins
 from congested.errors import InputError
 from congested.geometry import Cells, FloatArray, IntArray
 from congested.measures.base import (
+    Measure,
     as_array,
     check_dimension,
     check_uniforms,
@@ -34,6 +35,8 @@ WEIGHT_FILES = (".npy", ".csv", ".txt")
 _SHIFT = 1e-10
 # Points that lie outside the domain by less than this part of its size are moved inside.
 _NEAR = 1e-9
+# Smallest barycentric coordinate of points whose segments are shared out.
+_INSIDE = 0.1
 # Turns the shifts out of all directions in which facets are likely to lie.
 _TURN = np.array([0.137035999, 0.236067977, 0.414213562])
 
@@ -102,6 +105,49 @@ class Points:
     def bounds(self) -> tuple[FloatArray, FloatArray]:
         """Return the corners of the smallest box that holds the points."""
         return self.points.min(axis=0), self.points.max(axis=0)
+
+
+def away_from_facets(measure: Measure, cells: Cells) -> Measure:
+    """Move points that lie near the facets of their cells inwards (collective).
+
+    Meant for the ends of the weight's segments. Cell data spread a point's mass over its cell
+    anyway, but segments that start on a facet, or very near one, may leave that cell at once: the
+    weight in it would be next to nothing, and the cost of carrying the point's mass out of it
+    enormous, whatever the mesh. The mass of each cell is the same before and after.
+
+    Parameters
+    ----------
+    measure
+        The measure; only `Points` are moved.
+    cells
+        The cells.
+
+    Returns
+    -------
+    Measure
+        Points whose barycentric coordinates in the cell that holds them are 0.1 or more, so that
+        none has moved by more than a third of its cell's diameter; any other measure as it was.
+
+    Raises
+    ------
+    InputError
+        If a point lies outside the domain.
+    """
+    if not isinstance(measure, Points):
+        return measure
+    holder = locate_uniquely(measure.points, cells)
+    mine = holder >= 0
+    points, midpoint = measure.points[mine], cells.midpoint[holder[mine]]
+    centre = 1.0 / (cells.dimension + 1)
+    gradients = cells.barycentric_gradients[holder[mine]]
+    coordinates = centre + np.einsum("nid,nd->ni", gradients, points - midpoint)
+    smallest = coordinates.min(axis=1)
+    share = np.clip((_INSIDE - smallest) / (centre - np.minimum(smallest, _INSIDE)), 0.0, 1.0)
+    moved = np.zeros_like(measure.points)
+    moved[mine] = points + share[:, None] * (midpoint - points)
+    result = np.empty_like(moved)
+    cells.comm.Allreduce(moved, result, op=MPI.SUM)
+    return Points(result, measure.weights)
 
 
 def locate_uniquely(points: FloatArray, cells: Cells) -> IntArray:

@@ -24,6 +24,7 @@ from congested.discretization import (
     LAGRANGE_2,
     PotentialSpace,
 )
+from congested.errors import NotConverged
 from congested.geometry import FloatArray, IntArray
 from congested.recovery import best_scale, equilibrate, marini_momentum
 from congested.solvers.linear import LinearStatistics
@@ -41,6 +42,8 @@ from congested.solvers.newton import (
 _FIRST_GUESS_GAP = 1e-2
 # P2 closes the gap that P1 leaves by about this factor on the same mesh (measured: 2 to 4).
 _P2_GAIN = 3.0
+# Rounding by which a lower bound may lie above the upper one.
+_CROSSING = 1e-11
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class LevelResult:
         Newton iterate in P1, from which the next mesh starts.
     restarted
         Spaces whose start was of no use at its small β.
+    unfinished
+        Spaces in which Newton's method met its limit of steps, or was stopped, before its goal.
     """
 
     data: CellData
@@ -87,6 +92,7 @@ class LevelResult:
     dofs: dict[str, int]
     state: NewtonState
     restarted: frozenset[str]
+    unfinished: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ def solve_level(
         return PotentialSpace(mesh, cells, kind, data.active)
 
     restarted: set[str] = set()
+    unfinished: list[str] = []
 
     def run(on: PotentialSpace, start: NewtonState) -> NewtonResult:
         wanted = newton.gap_share * goal.relative_gap
@@ -167,6 +174,8 @@ def solve_level(
         )
         if result.restarted:
             restarted.add(on.kind)
+        if not result.converged:
+            unfinished.append(on.kind)
         return result
 
     p1 = space(LAGRANGE_1)
@@ -209,6 +218,7 @@ def solve_level(
         dofs={"potential": dofs, "flux": crouzeix_raviart.global_dofs},
         state=first.state,
         restarted=frozenset(restarted),
+        unfinished=tuple(unfinished),
     )
 
 
@@ -249,10 +259,15 @@ def _integrals(data: CellData, potential: PotentialValues, flux: FloatArray) -> 
 
 def _bounds(data: CellData, integrals: CellIntegrals) -> Bounds:
     total = data.cells.total
-    return Bounds(
-        lower=total(integrals.critic_loss) - total(integrals.penalty),
-        upper=total(integrals.transport_cost),
-    )
+    lower = total(integrals.critic_loss) - total(integrals.penalty)
+    upper = total(integrals.transport_cost)
+    # Bounds that cross or are no numbers certify nothing, and a negative gap is below any goal.
+    if not lower <= upper + _CROSSING * abs(upper):
+        raise NotConverged(
+            f"the bounds {lower:.8g} and {upper:.8g} are no bounds: rounding errors are as large as "
+            "the gap or larger; ask for a larger relative gap or scale the domain"
+        )
+    return Bounds(lower, upper)
 
 
 def _totals(data: CellData, integrals: CellIntegrals) -> dict[str, float]:

@@ -110,7 +110,7 @@ class LinearSolver:
         except PETSc.Error as error:
             ksp.destroy()
             raise InputError(
-                f"PETSc refuses these options: {_as_text(self._merged)} ({error})",
+                f"PETSc refuses {_as_text(self.options) or 'its defaults'}: {_last_line(error)}",
                 key="solver.petsc",
             ) from error
         except InputError:
@@ -144,7 +144,10 @@ class LinearSolver:
         vector, solution = self.system.right_hand_side.x, self.system.solution.x
         self._null_space.remove(vector.petsc_vec)
         guess = solution.array.copy()
-        ksp.solve(vector.petsc_vec, solution.petsc_vec)
+        try:
+            ksp.solve(vector.petsc_vec, solution.petsc_vec)
+        except PETSc.Error as error:
+            raise NotConverged(f"the linear solver failed: {_last_line(error)}") from error
         reason, iterations = ksp.getConvergedReason(), ksp.getIterationNumber()
         self.statistics.solves += 1
         self.statistics.direct_solves += int(self._direct)
@@ -239,6 +242,11 @@ def _reason_name(reason: int) -> str:
         if name.isupper()
     }
     return names.get(reason, str(reason))
+
+
+def _last_line(error: Exception) -> str:
+    """Return PETSc's own sentence; above it stands the stack of its C functions."""
+    return " ".join(str(error).strip().splitlines()[-1].split("] ")[-1].split())
 
 
 def _as_text(options: PetscOptions) -> str:

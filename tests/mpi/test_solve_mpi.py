@@ -141,9 +141,7 @@ def test_direct_solver() -> None:
 
 def test_more_ranks_than_some_have_cells() -> None:
     # Four triangles: with more ranks than that, some have none.
-    problem = Problem(
-        square(1), gaussian(0.35, 0.1, 2), gaussian(0.65, 0.1, 2), ConstantWeight()
-    )
+    problem = Problem(square(1), gaussian(0.35, 0.1, 2), gaussian(0.65, 0.1, 2), ConstantWeight())
     together = solve(problem, comm=WORLD, refine="none")
     alone = solve(problem, comm=MPI.COMM_SELF, refine="none")
     assert together.bounds.lower == pytest.approx(alone.bounds.lower, rel=1e-6, abs=1e-9)
@@ -178,6 +176,9 @@ def test_parts_are_numbered_alike_on_all_ranks(kind: str) -> None:
     vectors = np.array([function.x.array[:owned] for function in kernel])
     gram = WORLD.allreduce(vectors @ vectors.T)
     np.testing.assert_allclose(gram, np.eye(count), atol=1e-13)
+    for function in kernel:
+        slopes = space.gradient(function.x.array)[space.active]
+        assert np.abs(slopes).max(initial=0.0) < 1e-12
 
 
 def test_stop_request_of_one_rank_ends_all() -> None:

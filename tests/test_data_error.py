@@ -1,0 +1,98 @@
+"""The stated data error: of the load, of a sampled weight, of mass that was taken away."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from congested.cell_data import CellData
+from congested.certificate import cell_integrals
+from congested.data_error import load_error, weight_error
+from congested.domain import Box
+from congested.geometry import Cells, cells_from_arrays, cells_of_mesh, split_simplices
+from congested.measures.gaussian_mixture import GaussianMixture
+from congested.measures.points import Points
+from congested.nested_iteration import solve
+from congested.problem import Problem
+from congested.solution import Solution
+from congested.weight import CellWeight, Interpolates
+
+SERIAL = MPI.COMM_SELF
+
+
+def test_load_error_is_the_change_of_the_critic_loss() -> None:
+    # Masses of the children of one triangle: the change of ∫ u dμ by hand, and the same with ν.
+    coarse = cells_from_arrays(
+        np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([[0, 1, 2]])
+    )
+    fine = Cells(SERIAL, split_simplices(coarse.simplices), coarse.lower, coarse.upper)
+    gradient = np.array([[2.0, -1.0]])
+    source, target = np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.25, 0.75])
+
+    def change(masses: np.ndarray) -> float:
+        return float(masses @ fine.midpoint @ gradient[0] - coarse.midpoint[0] @ gradient[0])
+
+    found = load_error(coarse, gradient, np.zeros(4, dtype=int), fine.midpoint, source, target)
+    assert found == pytest.approx(abs(change(source)) + abs(change(target)), rel=1e-13)
+    assert found > 0.1
+    # Equal masses of the children: the first moments vanish.
+    even = np.full(4, 0.25)
+    zero = load_error(coarse, gradient, np.zeros(4, dtype=int), fine.midpoint, even, even)
+    assert zero == pytest.approx(0.0, abs=1e-15)
+
+
+def sampled(seed: int) -> Solution:
+    generator = np.random.default_rng(7)
+    cloud = Points(generator.normal(0.35, 0.1, size=(50, 2)), np.full(50, 1 / 50))
+    problem = Problem(
+        domain=Box((0.0, 0.0), (1.0, 1.0), cells=8),
+        source=cloud,
+        target=GaussianMixture.from_stds(np.array([[0.6, 0.6]]), np.array([0.1])),
+        weight=Interpolates(samples=2048, seed=seed),
+        strength=1.0,
+    )
+    return solve(problem, relative_gap=1e-3, refine="none", comm=SERIAL)
+
+
+def test_standard_error_of_a_sampled_weight_is_the_spread_over_seeds() -> None:
+    solutions = [sampled(seed) for seed in range(8)]
+    costs = np.array([solution.bounds.upper for solution in solutions])
+    stated = np.array([s.data["cost_error"]["weight_standard_error"] for s in solutions])
+    spread = costs.std(ddof=1)
+    # Both are estimates from 8 numbers each; closed cells that differ from seed to seed add to
+    # the spread.
+    assert 0.3 * spread < np.sqrt(np.mean(stated**2)) < 3.0 * spread
+    assert spread > 1e-6 * costs.mean()
+
+
+def test_stated_error_adds_up() -> None:
+    solution = sampled(0)
+    parts = solution.data["cost_error"]
+    assert parts["weight_standard_error"] > 0.0
+    expected = parts["load"] + 2.0 * parts["weight_standard_error"] + parts["moved_mass"]
+    assert solution.bounds.data_error == pytest.approx(expected, rel=1e-14)
+    # Mass in cells that no sample reached pays the diagonal of the domain, mass that moved to
+    # cells around the cells' diameters, both at a price of at least one.
+    rescaled, moved = solution.data["mass_rescaled"], solution.data["mass_moved"]
+    spread = 0.5 * (rescaled["source"] + rescaled["target"])
+    least = np.sqrt(2.0) * spread + moved["cost"]
+    assert least <= parts["moved_mass"] <= 5.0 * least
+
+
+def test_penalty_is_the_derivative_that_the_weight_error_uses() -> None:
+    # Replicates that differ by a factor: their penalties, linear in the weight, do too.
+    solution = sampled(0)
+    fields, cells = solution.fields, cells_of_mesh(solution.mesh)
+    arguments = (cells.simplices, fields.potential, fields.flux, fields.source, fields.target)
+    penalty = cell_integrals(*arguments, fields.weight, 1.0).penalty.sum()
+    masses = fields.weight * cells.volume
+    data = CellData(cells, fields.source, fields.target, masses, 1.0, fields.weight > 0.0, {})
+    factors = np.array([0.9, 1.0, 1.1, 1.2])
+    weight = CellWeight(masses, factors[:, None] * masses, 0.0, "sampled", 1.0, 0.0, 4)
+    expected = penalty * factors.std(ddof=1) / 2.0
+    assert weight_error(data, weight, fields.potential) == pytest.approx(expected, rel=1e-12)
+    exact = dataclasses.replace(weight, replicates=None)
+    assert weight_error(data, exact, fields.potential) == 0.0
