@@ -5,8 +5,8 @@ problem from the one with the original data and are estimated to first order at 
 where the cost's derivative is that of the dual functional; a third is what was left out:
 
 - the load: inside a cell the measures are not constant. Replacing the data of a coarse mesh by
-  those of its refinement changes ∫ u dμ by Σ_T ∇u_T · ∫_T (x − x_T) dμ, likewise for ν. The sizes of
-  both for the last refinement are stated. Where the change falls by half or more from mesh to mesh
+  those of its refinement changes ∫ u dμ by Σ_T ∇u_T · ∫_T (x − x_T) dμ, likewise for ν. The sizes
+  of both for the last refinement are stated. Where the change falls by half or more from mesh to mesh
   that covers what further refinements add; it is no bound: an atom that lies in the middle of its
   cell shows no change;
 - the weight, where it was sampled: the cost changes by −λ(|∇u| − 1)₊² per unit of weight, so its

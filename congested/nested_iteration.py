@@ -174,8 +174,9 @@ class _Run:
             source = restricted_masses(problem.source, cells, "source")
             target = restricted_masses(problem.target, cells, "target")
         with self.watch("weight"):
-            ends = (away_from_facets(end, cells) for end in (problem.source, problem.target))
-            weight = cell_weight(problem.weight, *ends, cells)
+            start = away_from_facets(problem.source, cells)
+            end = away_from_facets(problem.target, cells)
+            weight = cell_weight(problem.weight, start, end, cells)
         with self.watch("setup"):
             data = make_cell_data(mesh, cells, source, target, weight, problem.strength)
         if coarse is not None and parent is not None:

@@ -24,6 +24,7 @@ from congested.nested_iteration import solve
 from congested.parallel import StopRequest
 from congested.problem import Problem
 from congested.solution import ProgressEvent, Solution, Status
+from congested.solvers.newton import Newton
 from congested.weight import ConstantWeight, Interpolates
 
 SERIAL = MPI.COMM_SELF
@@ -154,6 +155,24 @@ def test_stop_request_never_makes_the_bounds_worse(strength: float) -> None:
     assert solution.bounds.relative_gap <= first.bounds.relative_gap
     assert solution.levels == (2 if strength == 1.0 else 1)
     assert solution.status is Status.STOPPED
+
+
+def test_newton_limit_is_named() -> None:
+    solution = solve(two_gaussians(), method=Newton(max_iterations=2), refine="none", comm=SERIAL)
+    assert solution.status is Status.STOPPED
+    assert "limit of 2 steps in p1" in solution.reason
+    assert "crouzeix-raviart" in solution.reason
+    assert solution.bounds.lower < solution.bounds.upper
+
+
+def test_linear_solver_that_fails_on_a_finer_mesh_leaves_the_coarser_bounds() -> None:
+    # Jacobi-CG needs twice the steps on a mesh of half the size: between 100 and 130 on the first.
+    options = {"pc_type": "jacobi", "ksp_max_it": 150}
+    solution = solve(two_gaussians(), relative_gap=1e-6, petsc=options, comm=SERIAL)
+    assert solution.status is Status.STOPPED
+    assert solution.levels == 1
+    assert "on the next mesh the linear solver stopped: DIVERGED_MAX_IT" in solution.reason
+    assert 0.0 < solution.bounds.lower < solution.bounds.upper
 
 
 # --- options --------------------------------------------------------------------------------
@@ -408,7 +427,8 @@ def test_result_has_the_keys_of_the_design(converged: Solution) -> None:
         "dofs": {"potential", "flux"},
         "conservation": {"max_divergence_residual"},
         "solver": {
-            "method", "outer_iterations", "newton_iterations", "linear_iterations", "direct_solves",
+            "method", "outer_iterations", "newton_iterations", "linear_iterations",
+            "direct_solves", "unfinished",
         },
         "seconds": {
             "setup", "weight", "solve", "certify", "refine", "adapt", "write", "total",
@@ -419,6 +439,7 @@ def test_result_has_the_keys_of_the_design(converged: Solution) -> None:
         },
     }  # fmt: skip
     assert {key: set(result[key]) for key in inner} == inner
+    assert result["solver"]["unfinished"] == []
     assert (result["schema"], result["title"]) == (1, "two Gaussians")
     assert (result["status"], result["bounds"]["scope"]) == ("converged", "cell-data")
     # Crossed squares: (2n)² · 2 cells after two refinements of n = 8, and their vertices.

@@ -264,8 +264,8 @@ def _bounds(data: CellData, integrals: CellIntegrals) -> Bounds:
     # Bounds that cross or are no numbers certify nothing, and a negative gap is below any goal.
     if not lower <= upper + _CROSSING * abs(upper):
         raise NotConverged(
-            f"the bounds {lower:.8g} and {upper:.8g} are no bounds: rounding errors are as large as "
-            "the gap or larger; ask for a larger relative gap or scale the domain"
+            f"the bounds {lower:.8g} and {upper:.8g} are no bounds: rounding errors are as large "
+            "as the gap or larger; ask for a larger relative gap or scale the domain"
         )
     return Bounds(lower, upper)
 
