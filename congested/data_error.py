@@ -6,9 +6,9 @@ where the cost's derivative is that of the dual functional; a third is what was 
 
 - the load: inside a cell the measures are not constant. Replacing the data of a coarse mesh by
   those of its refinement changes ∫ u dμ by Σ_T ∇u_T · ∫_T (x − x_T) dμ, likewise for ν. The sizes
-  of both for the last refinement are stated. Where the change falls by half or more from mesh to mesh
-  that covers what further refinements add; it is no bound: an atom that lies in the middle of its
-  cell shows no change;
+  of both for the last refinement are stated. Where the change falls by half or more from mesh to
+  mesh that covers what further refinements add; it is no bound: an atom that lies in the middle of
+  its cell shows no change;
 - the weight, where it was sampled: the cost changes by −λ(|∇u| − 1)₊² per unit of weight, so its
   standard error is the spread of the penalty over independent replicates of the weight;
 - the mass that was moved to cells around, or taken out of closed cells and spread over all others:

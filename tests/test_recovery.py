@@ -13,6 +13,7 @@ from congested.cell_data import CellData
 from congested.certificate import momentum_at_vertices
 from congested.discretization import CROUZEIX_RAVIART, LAGRANGE_1, LAGRANGE_2, PotentialSpace
 from congested.domain import Box, create_mesh
+from congested.errors import NotConverged
 from congested.geometry import cells_of_mesh
 from congested.integrand import gradient_penalty
 from congested.recovery import _Facets, best_scale, equilibrate, marini_momentum
@@ -87,6 +88,28 @@ def test_equilibration_leaves_a_conservative_flux_alone() -> None:
     noise = 1e-8 * np.random.default_rng(0).normal(size=first.shape)
     second = equilibrate(space, data, first + noise)
     assert 0.0 < np.abs(second - first).max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_flux_that_is_no_number_is_not_certified(value: float) -> None:
+    _, space, data = random_data(2, strip=False)
+    flux = np.zeros(space.dofmap.shape)
+    flux[3, 1] = value
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises(NotConverged, match="could not be made conservative"),
+    ):
+        equilibrate(space, data, flux)
+
+
+def test_flux_that_cannot_balance_is_not_certified() -> None:
+    # More source than target in one part: no correction removes the difference.
+    _, space, data = random_data(2, strip=True)
+    left = data.cells.midpoint[:, 0] < 0.5
+    source = np.where(left, 1.001 * data.source, data.source)
+    data = CellData(data.cells, source, data.target, data.weight, 10.0, data.active, {})
+    with pytest.raises(NotConverged, match="could not be made conservative"):
+        equilibrate(space, data, np.zeros(space.dofmap.shape))
 
 
 def test_flux_avoids_the_cells_where_it_is_dear() -> None:

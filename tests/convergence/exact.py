@@ -25,7 +25,8 @@ from congested.measures.gaussian_mixture import GaussianMixture
 from congested.problem import Problem
 from congested.weight import DensityWeight
 
-Coordinates = Sequence[Any]
+# One entry per axis: arrays, UFL expressions or sympy symbols.
+Coordinates = Sequence[Any] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def sympy_backend(moving: bool) -> Backend:
     )
 
 
-def dot(first: Sequence[Any], second: Sequence[Any]) -> Any:
+def dot(first: Coordinates, second: Coordinates) -> Any:
     """Return the scalar product of two vectors given by components."""
     return sum(a * b for a, b in zip(first, second, strict=True))
 
@@ -175,10 +176,10 @@ class ConcentricGaussians(ExactSolution):
 
     def radial_weight(self, radius: Any, backend: Backend, nodes: int = 16) -> Any:
         """σ by Gauss's rule in t."""
-        times, shares = np.polynomial.legendre.leggauss(nodes)
-        times, shares = 0.5 * (times + 1.0), 0.5 * shares
+        points, shares = np.polynomial.legendre.leggauss(nodes)
+        times = 0.5 * (points + 1.0)
         variances = ((1.0 - times) * self.source_std) ** 2 + (times * self.target_std) ** 2
-        heights = shares * (2.0 * np.pi * variances) ** (-0.5 * self.dimension)
+        heights = 0.5 * shares * (2.0 * np.pi * variances) ** (-0.5 * self.dimension)
         return sum(
             float(height) * backend.exp(-(radius**2) / (2.0 * float(variance)))
             for height, variance in zip(heights, variances, strict=True)
@@ -355,12 +356,11 @@ class Manufactured(UnitBoxSolution):
     def integral(self, function: Callable[[Coordinates], Any]) -> float:
         """Integrate over the unit box by Gauss's rule on intervals along each axis."""
         number = 128 if self.dimension == 2 else 16
-        points, shares = np.polynomial.legendre.leggauss(4)
-        points = ((np.arange(number)[:, None] + 0.5 * (points + 1.0)) / number).ravel()
-        shares = np.tile(0.5 * shares / number, number)
+        nodes, shares = np.polynomial.legendre.leggauss(4)
+        points = ((np.arange(number)[:, None] + 0.5 * (nodes + 1.0)) / number).ravel()
         values = function(np.meshgrid(*[points] * self.dimension, indexing="ij"))
         for _ in range(self.dimension):
-            values = values @ shares
+            values = values @ np.tile(0.5 * shares / number, number)
         return float(values)
 
     @cached_property

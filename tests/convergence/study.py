@@ -61,6 +61,19 @@ def solve_on_levels(
     return solutions
 
 
+def data_error(solution: Solution) -> float:
+    """Return the data error that the result states."""
+    stated = solution.bounds.data_error
+    assert stated is not None
+    return stated
+
+
+def widened_bounds(solution: Solution) -> tuple[float, float]:
+    """Return the bounds of the cost with the original data, as far as the result knows them."""
+    bounds, stated = solution.bounds, data_error(solution)
+    return bounds.lower - stated, bounds.upper + stated
+
+
 def field_errors(solution: Solution, exact: ExactSolution, degree: int = 6) -> tuple[float, float]:
     """Return the relative errors of momentum and gradient by quadrature of the exact fields."""
     position = ufl.SpatialCoordinate(solution.mesh)

@@ -19,6 +19,7 @@ from tests.convergence.exact import (
     NUMPY,
     UFL,
     ConcentricGaussians,
+    Coordinates,
     Drift,
     ExactSolution,
     FreeBoundary,
@@ -106,7 +107,7 @@ def test_critic_loss_is_that_of_the_potential(name: str) -> None:
     exact = SOLUTIONS[name]
     assert isinstance(exact, Manufactured)
 
-    def loss_density(x: list[np.ndarray]) -> np.ndarray:
+    def loss_density(x: Coordinates) -> np.ndarray:
         return exact.potential(x, NUMPY) * exact.load(x, NUMPY)
 
     # L = ∫ u d(μ − ν) on the one hand, ∫|m| + 2P on the other: this is strong duality.
