@@ -4,11 +4,11 @@ The bounds hold for piecewise constant data with the exact cell masses. Two thin
 problem from the one with the original data and are estimated to first order at fixed potential,
 where the cost's derivative is that of the dual functional; a third is what was left out:
 
-- the load: inside a cell the measures are not constant. Replacing the data of a coarse mesh by
-  those of its refinement changes ∫ u dμ by Σ_T ∇u_T · ∫_T (x − x_T) dμ, likewise for ν. The sizes
-  of both for the last refinement are stated. Where the change falls by half or more from mesh to
-  mesh that covers what further refinements add; it is no bound: an atom that lies in the middle of
-  its cell shows no change;
+- the load: inside a cell the measures are not constant. With the potential of the finest mesh, the
+  change of ∫ u dμ and of ∫ u dν from the data of the mesh before bounds what the last refinement
+  of the data added to the cost; it is stated for what further ones add, which holds where it falls
+  by half or more from mesh to mesh. Where there was one mesh only, the cost of spreading each
+  cell's masses as its children have them is stated: generous, a second mesh makes it sharp;
 - the weight, where it was sampled: the cost changes by −λ(|∇u| − 1)₊² per unit of weight, so its
   standard error is the spread of the penalty over independent replicates of the weight;
 - the mass that was moved to cells around, or taken out of closed cells and spread over all others:
@@ -22,43 +22,64 @@ import numpy as np
 from mpi4py import MPI
 
 from congested.cell_data import CellData
-from congested.certificate import gradient_at_vertices
+from congested.certificate import gradient_at_vertices, potential_means
 from congested.geometry import Cells, FloatArray, IntArray
 from congested.integrand import capacity as capacity_of
 from congested.integrand import gradient_penalty
 from congested.weight import CellWeight
 
 
-def load_error(
-    coarse: Cells,
-    gradient: FloatArray,
+def load_change(
+    coarse: CellData,
+    fine: CellData,
     parent: IntArray,
-    midpoint: FloatArray,
-    source: FloatArray,
-    target: FloatArray,
+    potential: FloatArray,
+    potential_edges: FloatArray | None = None,
 ) -> float:
-    """Return |Σ ∇u·(first moments of μ)| + |Σ ∇u·(first moments of ν)| over cells (collective).
+    """Return |∫ u d(μ_fine − μ_coarse)| + |∫ u d(ν_fine − ν_coarse)| (collective).
 
-    Inside each measure the cells' contributions cancel as they do in the cost.
+    The cost is the largest dual value, so with the maximiser u of the fine data this bounds from
+    above what the fine data add; the maximiser of the coarse data would bound it from below.
 
     Parameters
     ----------
-    coarse
-        Coarse cells.
-    gradient
-        Gradient of a P1 potential on them (n, d).
+    coarse, fine
+        Data of a mesh and of its refinement.
     parent
         Coarse cell of each fine cell (k,).
-    midpoint
-        Midpoints of the fine cells (k, d).
-    source, target
-        Masses of the fine cells (k,).
+    potential, potential_edges
+        Potential at the vertices (k, d+1) of the fine cells and, for P2, on their edges.
     """
-    work = np.einsum("kd,kd->k", gradient[parent], midpoint - coarse.midpoint[parent])
-    local = np.array([work @ source, work @ target])
+    mean = potential_means(potential, potential_edges)
+    share = fine.cells.volume / coarse.cells.volume[parent]
+    local = np.array(
+        [
+            mean @ (fine.source - share * coarse.source[parent]),
+            mean @ (fine.target - share * coarse.target[parent]),
+        ]
+    )
     total = np.empty_like(local)
-    coarse.comm.Allreduce(local, total, op=MPI.SUM)
+    fine.cells.comm.Allreduce(local, total, op=MPI.SUM)
     return float(np.abs(total).sum())
+
+
+def spread_error(cells: Cells, potential: FloatArray, children: FloatArray) -> float:
+    """Return the cost of moving each cell's μ − ν to where its children have it (collective).
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    potential
+        Potential at their vertices (n, d+1), whose slope (at least 1) is the price.
+    children
+        μ − ν (2^d n,) of the 2^d children of each cell.
+    """
+    slope = np.linalg.norm(gradient_at_vertices(cells.simplices, potential)[:, 0], axis=1)
+    price = 0.5 * cells.diameter * np.maximum(slope, 1.0)
+    parts = children.reshape(cells.number, -1)
+    moved = 0.5 * np.abs(parts - parts.mean(axis=1, keepdims=True)).sum(axis=1)
+    return cells.total(price * moved)
 
 
 def weight_error(data: CellData, weight: CellWeight, potential: FloatArray) -> float:

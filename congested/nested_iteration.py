@@ -14,12 +14,12 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
-from congested.cell_data import CellData, make_cell_data
-from congested.certificate import Bounds, gradient_at_vertices
-from congested.data_error import load_error, moved_mass_error, weight_error
+from congested.cell_data import make_cell_data
+from congested.certificate import Bounds
+from congested.data_error import load_change, moved_mass_error, spread_error, weight_error
 from congested.discretization import momentum_function
 from congested.domain import create_mesh, refine_uniformly
-from congested.errors import NotConverged
+from congested.errors import InfeasibleProblem, NotConverged
 from congested.geometry import Cells, FloatArray, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
 from congested.measures.points import away_from_facets
@@ -150,14 +150,21 @@ class _Run:
                 mesh, parent = refine_uniformly(level.mesh)
             try:
                 finer = self._solve_on(mesh, number, level, parent)
-            except NotConverged as error:
-                # Raised on every rank; what the coarser mesh certified stays certified.
+            except (NotConverged, InfeasibleProblem) as error:
+                # Raised on every rank; what the coarser mesh certified stays certified. (A sampled
+                # weight may miss more of the mass on a finer mesh.)
                 reason = f"{self._gap_text(level)}on the next mesh {error}"
                 break
             if finer is None or self._is_spoiled(finer, level):
                 reason = self._stop_text(level)
                 break
-            level, number = finer, number + 1
+            number += 1
+            gaps = level.result.bounds.relative_gap, finer.result.bounds.relative_gap
+            if finer.result.unfinished and gaps[0] < gaps[1]:
+                # Newton's method failed there: the coarser mesh has the better bounds.
+                reason = self._unfinished_text(finer)
+                break
+            level = finer
         assert level is not None
         status = Status.CONVERGED if self._reached(level) else Status.STOPPED
         return self._solution(level, number, status, reason)
@@ -179,8 +186,6 @@ class _Run:
             weight = cell_weight(problem.weight, start, end, cells)
         with self.watch("setup"):
             data = make_cell_data(mesh, cells, source, target, weight, problem.strength)
-        if coarse is not None and parent is not None:
-            change = self._load_change(coarse, data, parent)
         goal = LevelGoal(
             self.options.relative_gap, self.options.lower_bound, not self._may_refine(mesh, size)
         )
@@ -201,8 +206,11 @@ class _Run:
             )
         if result is None:
             return None
-        if coarse is not None:
-            self.load_change = change
+        if coarse is not None and parent is not None:
+            potential = result.potential
+            self.load_change = load_change(
+                coarse.result.data, data, parent, potential.vertices, potential.edges
+            )
         bounds = result.bounds
         logger.info(
             "level %d: %d cells, %.8g <= cost <= %.8g, relative gap %.2e",
@@ -290,16 +298,19 @@ class _Run:
             return None
         begin = self._gap_text(level)
         if level.result.unfinished:
-            spaces = " and ".join(level.result.unfinished)
-            return begin + (
-                f"Newton's method met its limit of {self.newton.max_iterations} steps in {spaces}; "
-                "try a smaller penalty strength, or inf, or a finer first mesh"
-            )
+            return self._unfinished_text(level)
         if self.options.refine == "none":
             return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
         return begin + (
             f"the next mesh would have {2**level.mesh.topology.dim * size} cells; raise "
             f"max_cells (now {self.options.max_cells}) or the relative gap asked for"
+        )
+
+    def _unfinished_text(self, level: _Level) -> str:
+        return self._gap_text(level) + (
+            f"Newton's method met its limit of {self.newton.max_iterations} steps in "
+            f"{' and '.join(level.result.unfinished)}; try a smaller penalty strength, or inf, or "
+            "another first mesh"
         )
 
     def _gap_text(self, level: _Level) -> str:
@@ -317,19 +328,10 @@ class _Run:
 
     # --- the result -------------------------------------------------------------------------
 
-    def _load_change(self, coarse: _Level, fine: CellData, parent: IntArray) -> float:
-        potential = coarse.result.potential
-        gradient = gradient_at_vertices(coarse.cells.simplices, potential.vertices)[:, 0]
-        return load_error(
-            coarse.cells, gradient, parent, fine.cells.midpoint, fine.source, fine.target
-        )
-
     def _load_change_of_first_mesh(self, level: _Level) -> float:
         """Compare with the data of a mesh that is refined once, for which nothing is solved."""
         cells = level.cells
-        children = split_simplices(cells.simplices)
-        fine = Cells(self.comm, children, cells.lower, cells.upper)
-        parent = np.repeat(np.arange(cells.number), 2**cells.dimension)
+        fine = Cells(self.comm, split_simplices(cells.simplices), cells.lower, cells.upper)
         masses = [
             restricted_masses(measure, fine, name).masses
             for measure, name in (
@@ -337,9 +339,7 @@ class _Run:
                 (self.problem.target, "target"),
             )
         ]
-        potential = level.result.potential
-        gradient = gradient_at_vertices(cells.simplices, potential.vertices)[:, 0]
-        return load_error(cells, gradient, parent, fine.midpoint, masses[0], masses[1])
+        return spread_error(cells, level.result.potential.vertices, masses[0] - masses[1])
 
     def _solution(self, level: _Level, levels: int, status: Status, reason: str) -> Solution:
         result, mesh, cells = level.result, level.mesh, level.cells

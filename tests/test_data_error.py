@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 from congested.cell_data import CellData
 from congested.certificate import cell_integrals
-from congested.data_error import load_error, weight_error
+from congested.data_error import load_change, spread_error, weight_error
 from congested.domain import Box
 from congested.geometry import Cells, cells_from_arrays, cells_of_mesh, split_simplices
 from congested.measures.gaussian_mixture import GaussianMixture
@@ -23,25 +23,41 @@ from congested.weight import CellWeight, Interpolates
 SERIAL = MPI.COMM_SELF
 
 
-def test_load_error_is_the_change_of_the_critic_loss() -> None:
+def triangle_data(cells: Cells, source: np.ndarray, target: np.ndarray) -> CellData:
+    active = np.ones(cells.number, dtype=bool)
+    return CellData(cells, source, target, np.ones(cells.number), 1.0, active, {})
+
+
+def test_load_change_is_the_change_of_the_critic_loss() -> None:
     # Masses of the children of one triangle: the change of ∫ u dμ by hand, and the same with ν.
     coarse = cells_from_arrays(
         np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([[0, 1, 2]])
     )
     fine = Cells(SERIAL, split_simplices(coarse.simplices), coarse.lower, coarse.upper)
-    gradient = np.array([[2.0, -1.0]])
+    gradient = np.array([2.0, -1.0])
     source, target = np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.25, 0.75])
+    one = triangle_data(coarse, np.ones(1), np.ones(1))
 
     def change(masses: np.ndarray) -> float:
-        return float(masses @ fine.midpoint @ gradient[0] - coarse.midpoint[0] @ gradient[0])
+        return float(masses @ fine.midpoint @ gradient - coarse.midpoint[0] @ gradient)
 
-    found = load_error(coarse, gradient, np.zeros(4, dtype=int), fine.midpoint, source, target)
+    potential, parent = fine.simplices @ gradient, np.zeros(4, dtype=int)
+    found = load_change(one, triangle_data(fine, source, target), parent, potential)
     assert found == pytest.approx(abs(change(source)) + abs(change(target)), rel=1e-13)
     assert found > 0.1
-    # Equal masses of the children: the first moments vanish.
+    # Equal masses of the children: nothing changes.
     even = np.full(4, 0.25)
-    zero = load_error(coarse, gradient, np.zeros(4, dtype=int), fine.midpoint, even, even)
+    zero = load_change(one, triangle_data(fine, even, even), parent, potential)
     assert zero == pytest.approx(0.0, abs=1e-15)
+
+
+def test_spread_error_is_the_price_of_moving_mass_between_children() -> None:
+    cells = cells_from_arrays(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([[0, 1, 2]]))
+    # Three quarters of the mass move by at most half the diameter √2, at the price |∇u| = 3.
+    potential = cells.simplices @ np.array([3.0, 0.0])
+    found = spread_error(cells, potential, np.array([1.0, 0.0, 0.0, 0.0]))
+    assert found == pytest.approx(0.75 * 0.5 * np.sqrt(2.0) * 3.0, rel=1e-13)
+    assert spread_error(cells, potential, np.full(4, 0.25)) == 0.0
 
 
 def sampled(seed: int) -> Solution:

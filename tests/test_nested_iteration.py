@@ -418,10 +418,8 @@ def test_data_error_brackets_the_cost_of_finer_data(coarse: Solution, converged:
         assert bounds.data_error is not None
         assert bounds.lower - bounds.data_error <= cost <= bounds.upper + bounds.data_error
         errors.append(bounds.data_error)
-    # Small against the gap, and of second order: two refinements divide it by about 16. The one
-    # of the first mesh looks one refinement ahead, the others one back: 4 remain.
-    assert errors[0] < 1e-3 * cost
-    assert 0.15 * errors[0] < errors[1] < 0.4 * errors[0]
+    # With one mesh only it is generous, with two it is small against the cost.
+    assert errors[1] < 1e-3 * cost < errors[0] < 0.1 * cost
 
 
 def test_result_has_the_keys_of_the_design(converged: Solution) -> None:

@@ -62,7 +62,7 @@ class Newton:
     gap_share: float = 0.05
     smoothing_reduction: float = 0.05
     linear_tolerance: float = 1e-8
-    loosest_linear_tolerance: float = 1e-5
+    loosest_linear_tolerance: float = 1e-7
     petsc: PetscOptions | None = None
 
 
@@ -294,6 +294,9 @@ def _iterate(
         # The error made by smoothing is at most β |Ω|: follow the gap down, but never below what
         # the goal needs by more than a factor 100 (the conditioning would suffer for nothing).
         wanted = max(0.1 * gap / measure, options.smoothing_reduction * smoothing)
+        if length == 1.0:
+            # A full step has used up this β, even where the gap is still far above β |Ω|.
+            wanted = min(wanted, 0.5 * smoothing)
         smoothing = min(smoothing, max(wanted, 0.01 * relative_gap * cost / measure))
 
     full_flux = np.zeros((*space.point_volume.shape, dimension))
