@@ -116,6 +116,8 @@ class _Level:
     cells: Cells
     weight: CellWeight
     result: LevelResult
+    # What the refinement of the data added since the mesh before; None on the first mesh.
+    load_change: float | None
 
 
 @dataclass
@@ -132,8 +134,6 @@ class _Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     stopped_by: str | None = None
-    # Largest difference that the data of the last coarse mesh made; None before there is one.
-    load_change: float | None = None
 
     @property
     def options(self) -> SolverOptions:
@@ -206,9 +206,10 @@ class _Run:
             )
         if result is None:
             return None
+        change = None
         if coarse is not None and parent is not None:
             potential = result.potential
-            self.load_change = load_change(
+            change = load_change(
                 coarse.result.data, data, parent, potential.vertices, potential.edges
             )
         bounds = result.bounds
@@ -227,7 +228,7 @@ class _Run:
                 number,
                 " and ".join(result.unfinished),
             )
-        return _Level(mesh, cells, weight, result)
+        return _Level(mesh, cells, weight, result, change)
 
     def _monitor(
         self, number: int, size: int, stage: str, step: NewtonStep, coarse: _Level | None
@@ -344,18 +345,17 @@ class _Run:
     def _solution(self, level: _Level, levels: int, status: Status, reason: str) -> Solution:
         result, mesh, cells = level.result, level.mesh, level.cells
         with self.watch("certify"):
-            if self.load_change is None:
-                self.load_change = self._load_change_of_first_mesh(level)
+            change = level.load_change
+            if change is None:
+                change = self._load_change_of_first_mesh(level)
             sampling = weight_error(result.data, level.weight, result.potential.vertices)
             moved = moved_mass_error(result.data, result.potential.vertices)
-            bounds = dataclasses.replace(
-                result.bounds, data_error=self.load_change + 2.0 * sampling + moved
-            )
+            bounds = dataclasses.replace(result.bounds, data_error=change + 2.0 * sampling + moved)
         totals = result.totals
         data = {
             **result.data.record,
             "cost_error": {
-                "load": self.load_change,
+                "load": change,
                 "weight_standard_error": sampling,
                 "moved_mass": moved,
             },

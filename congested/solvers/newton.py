@@ -294,7 +294,7 @@ def _iterate(
         # The error made by smoothing is at most β |Ω|: follow the gap down, but never below what
         # the goal needs by more than a factor 100 (the conditioning would suffer for nothing).
         wanted = max(0.1 * gap / measure, options.smoothing_reduction * smoothing)
-        if length == 1.0:
+        if congested and length == 1.0:
             # A full step has used up this β, even where the gap is still far above β |Ω|.
             wanted = min(wanted, 0.5 * smoothing)
         smoothing = min(smoothing, max(wanted, 0.01 * relative_gap * cost / measure))
