@@ -21,7 +21,7 @@ from congested.errors import InfeasibleProblem
 from congested.geometry import Cells, FloatArray
 from congested.integrand import capacity
 from congested.measures.base import RestrictedMasses
-from congested.weight import CellWeight
+from congested.weights.base import CellWeight
 
 # A cell is closed where the weight's density is below this part of its mean: Gaussian tails reach
 # 1e-21, where rounding errors of the flux would cost more than the whole transport.

@@ -26,7 +26,7 @@ from congested.certificate import gradient_at_vertices, potential_means
 from congested.geometry import Cells, FloatArray, IntArray
 from congested.integrand import capacity as capacity_of
 from congested.integrand import gradient_penalty
-from congested.weight import CellWeight
+from congested.weights.base import CellWeight
 
 
 def load_change(

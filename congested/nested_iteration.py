@@ -29,7 +29,8 @@ from congested.solution import ProgressEvent, Solution, Status, Values
 from congested.solvers.level import LevelGoal, LevelResult, solve_level
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, NewtonStep
-from congested.weight import CellWeight, cell_weight
+from congested.weights.base import CellWeight
+from congested.weights.compute import cell_weight
 
 Progress = Callable[[ProgressEvent], None]
 

@@ -21,7 +21,7 @@ from congested.errors import InputError
 if TYPE_CHECKING:
     from congested.domain import Domain
     from congested.measures.base import Measure
-    from congested.weight import Weight
+    from congested.weights.kinds import Weight
 
 Method = Literal["newton"]
 Refinement = Literal["uniform", "none", "adaptive"]
@@ -171,7 +171,7 @@ class ReadTable:
 
 
 def _default_weight() -> Weight:
-    from congested.weight import Interpolates
+    from congested.weights.kinds import Interpolates
 
     return Interpolates()
 

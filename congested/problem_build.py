@@ -20,7 +20,7 @@ from congested.problem_schema import Table
 if TYPE_CHECKING:
     from congested.domain import Domain
     from congested.measures.base import Measure
-    from congested.weight import Weight
+    from congested.weights.kinds import Weight
 
 
 def build_problem(
@@ -209,13 +209,13 @@ def _build_ray_monotone(table: schema.RayMonotoneTable) -> Measure:
 
 
 def _build_interpolates(table: schema.InterpolatesTable) -> Weight:
-    from congested.weight import Interpolates
+    from congested.weights.kinds import Interpolates
 
     return Interpolates(coupling=table.coupling, samples=table.samples, seed=table.seed)
 
 
 def _build_constant(table: schema.ConstantTable) -> Weight:
-    from congested.weight import ConstantWeight
+    from congested.weights.kinds import ConstantWeight
 
     return ConstantWeight(table.density)
 

@@ -20,7 +20,8 @@ from congested.measures.uniform import UniformBox
 from congested.nested_iteration import solve
 from congested.problem import Problem
 from congested.solution import Solution
-from congested.weight import CellWeight, ConstantWeight, DensityWeight
+from congested.weights.base import CellWeight
+from congested.weights.kinds import ConstantWeight, DensityWeight
 
 # Sums of 400 masses in another order than the code's.
 ROUNDING = 400 * np.finfo(float).eps

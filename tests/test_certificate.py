@@ -35,7 +35,7 @@ from congested.measures.gaussian_mixture import GaussianMixture
 from congested.nested_iteration import solve
 from congested.problem import OutputOptions, Problem
 from congested.quadrature import simplex_rule
-from congested.weight import ConstantWeight, Interpolates
+from congested.weights.kinds import ConstantWeight, Interpolates
 
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
 STRENGTH = 2.5

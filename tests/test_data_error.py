@@ -18,7 +18,8 @@ from congested.measures.points import Points
 from congested.nested_iteration import solve
 from congested.problem import Problem
 from congested.solution import Solution
-from congested.weight import CellWeight, Interpolates
+from congested.weights.base import CellWeight
+from congested.weights.kinds import Interpolates
 
 SERIAL = MPI.COMM_SELF
 

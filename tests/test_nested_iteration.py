@@ -25,7 +25,7 @@ from congested.parallel import StopRequest
 from congested.problem import Problem
 from congested.solution import ProgressEvent, Solution, Status
 from congested.solvers.newton import Newton
-from congested.weight import ConstantWeight, Interpolates
+from congested.weights.kinds import ConstantWeight, Interpolates
 
 SERIAL = MPI.COMM_SELF
 

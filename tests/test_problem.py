@@ -16,7 +16,7 @@ from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.uniform import UniformBall, UniformBox
 from congested.problem import OutputOptions, Problem, SolverOptions, check_dimensions
 from congested.problem_file import read_problem
-from congested.weight import ConstantWeight, DensityWeight, Interpolates
+from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates
 
 SQUARE = Box((0.0, 0.0), (1.0, 1.0), 8)
 SOURCE = UniformBall(np.array([0.3, 0.3]), 0.1)

@@ -23,7 +23,7 @@ from congested.domain import Box
 from congested.measures.density import DensityMeasure
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.problem import Problem
-from congested.weight import DensityWeight
+from congested.weights.kinds import DensityWeight
 
 # One entry per axis: arrays, UFL expressions or sympy symbols.
 Coordinates = Sequence[Any] | np.ndarray

@@ -29,7 +29,7 @@ from congested.nested_iteration import solve
 from congested.parallel import StopRequest
 from congested.problem import Problem
 from congested.solution import ProgressEvent, Solution, Status
-from congested.weight import ConstantWeight, DensityWeight, Interpolates
+from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates
 
 WORLD = MPI.COMM_WORLD
 

@@ -10,7 +10,8 @@ from mpi4py import MPI
 from congested.geometry import Cells, cells_of_mesh
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
-from congested.weight import DensityWeight, Interpolates, cell_weight
+from congested.weights.compute import cell_weight
+from congested.weights.kinds import DensityWeight, Interpolates
 
 
 def unit_cells(dimension: int, comm: MPI.Comm) -> Cells:

@@ -34,7 +34,7 @@ from congested.solvers.newton import (
     solve_newton,
     transfer_state,
 )
-from congested.weight import ConstantWeight
+from congested.weights.kinds import ConstantWeight
 
 kinds = pytest.mark.parametrize("kind", [CROUZEIX_RAVIART, LAGRANGE_1, LAGRANGE_2])
 

@@ -1,8 +1,7 @@
-"""The law of points on segments from source to target: by segments, and as a Gaussian mixture.
+"""The law of points on segments between two Gaussian mixtures, as a Gaussian mixture again.
 
-Segments are shared out over the cells by :class:`congested.cell_search.CellBins`. For two Gaussians
-the law is ∫₀¹ N((1−t) m + t n, (1−t)² S + t² R) dt, and a quadrature in t turns it into a
-mixture. The integrand's scale in t varies widely (its variance may go down to that of the
+For two Gaussians the law is ∫₀¹ N((1−t) m + t n, (1−t)² S + t² R) dt; a quadrature in t makes it
+a mixture. The integrand's scale in t varies widely (its variance may go down to that of the
 smaller Gaussian within a small part of the interval), so the panels of the quadrature are chosen of
 equal length in the Fisher–Rao metric, in which N(m, S) changes at the rate
 |S^{−1/2} m'|² + ½ |S^{−1/2} S' S^{−1/2}|².
@@ -11,89 +10,18 @@ equal length in the Fisher–Rao metric, in which N(m, S) changes at the rate
 from __future__ import annotations
 
 import numpy as np
-from scipy import __version__ as scipy_version
 from scipy.linalg import eigh
-from scipy.stats import qmc
 
-from congested.cell_search import CellBins
 from congested.errors import NotConverged
 from congested.geometry import FloatArray
-from congested.measures.base import Measure
 from congested.measures.gaussian_mixture import GaussianMixture
-from congested.measures.points import Points
 
-# Segments shared out at a time.
-_CHUNK = 1 << 17
 # Fisher–Rao length of a panel; found to need the fewest points for errors from 1e-6 to 1e-12.
 _PANEL_LENGTH = 5.0
 # Gauss points per panel that are tried; the error of one is seen from the next.
 _PANEL_POINTS = (6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
 # Points at which two rules are compared, drawn from the law itself.
 _CHECK_POINTS = 512
-
-# version difference: SciPy renamed the argument in 1.15 and will drop the old name.
-_SEED = "rng" if tuple(int(part) for part in scipy_version.split(".")[:2]) >= (1, 15) else "seed"
-
-
-def deposit_all_pairs(source: Points, target: Points, bins: CellBins) -> FloatArray:
-    """Share out the segments of all pairs of points (not collective).
-
-    Parameters
-    ----------
-    source, target
-        The points, N and M of them.
-    bins
-        The owned cells.
-
-    Returns
-    -------
-    numpy.ndarray
-        Σ_ij a_i b_j |[x_i, y_j] ∩ T| / |y_j − x_i| of each owned cell T. Memory does not grow with
-        N·M.
-    """
-    masses = np.zeros(bins.number)
-    columns = len(target.points)
-    pairs = len(source.points) * columns
-    assert source.weights is not None
-    assert target.weights is not None
-    for start in range(0, pairs, _CHUNK):
-        row, column = np.divmod(np.arange(start, min(start + _CHUNK, pairs)), columns)
-        weights = source.weights[row] * target.weights[column]
-        bins.deposit_segments(source.points[row], target.points[column], weights, masses)
-    return masses
-
-
-def deposit_samples(
-    source: Measure, target: Measure, bins: CellBins, number: int, seed: tuple[int, ...]
-) -> FloatArray:
-    """Share out quasi-random segments (not collective; every rank draws the same segments).
-
-    Parameters
-    ----------
-    source, target
-        The laws of the two ends.
-    bins
-        The owned cells.
-    number
-        Number of segments, a power of two: the points of a scrambled Sobol sequence.
-    seed
-        Key of the scrambling.
-
-    Returns
-    -------
-    numpy.ndarray
-        Unbiased estimate of the weight of each owned cell.
-    """
-    masses = np.zeros(bins.number)
-    split = source.sample_dimension
-    generator = np.random.default_rng(seed)
-    sobol = qmc.Sobol(split + target.sample_dimension, scramble=True, **{_SEED: generator})
-    for start in range(0, number, _CHUNK):
-        count = min(_CHUNK, number - start)
-        uniforms = sobol.random(count)
-        starts, ends = source.sample(uniforms[:, :split]), target.sample(uniforms[:, split:])
-        bins.deposit_segments(starts, ends, np.full(count, 1.0 / number), masses)
-    return masses
 
 
 def interpolates_mixture(

@@ -12,18 +12,14 @@ from scipy.integrate import quad
 
 from congested.errors import InputError
 from congested.geometry import Cells, cells_from_arrays, split_simplices
-from congested.interpolates import interpolates_mixture
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
 from congested.quadrature import integrate_over_simplices
-from congested.weight import (
-    REPLICATES,
-    ConstantWeight,
-    DensityWeight,
-    Interpolates,
-    cell_weight,
-    default_samples,
-)
+from congested.weights.base import REPLICATES
+from congested.weights.compute import cell_weight
+from congested.weights.gaussian import interpolates_mixture
+from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates
+from congested.weights.segments import default_samples
 
 
 def box_cells(dimension: int, number: int, lower: float = 0.0, upper: float = 1.0) -> Cells:
@@ -409,8 +405,8 @@ def test_density_weight_integrates_the_density() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(InputError, match=r'weight\.coupling: found "optimal"; allowed: "indep'):
-        Interpolates(coupling="optimal")
+    with pytest.raises(InputError, match=r'weight\.coupling: found "best"; allowed: "indep'):
+        Interpolates(coupling="best")
     with pytest.raises(InputError, match=r"weight\.samples: found 0; allowed: >= 1"):
         Interpolates(samples=0)
     with pytest.raises(InputError, match=r"weight\.seed: found -1; allowed: >= 0"):

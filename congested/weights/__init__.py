@@ -1,0 +1,1 @@
+"""The weight σ: what it can be, and the rules that compute its mass in every cell."""

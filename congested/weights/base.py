@@ -1,0 +1,136 @@
+"""The weight's mass in every cell, together with what is known of its error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from congested.geometry import Cells, FloatArray
+
+# Independent replicates of a sampled weight, for its standard error.
+REPLICATES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class CellWeight:
+    """Cell masses of the weight, and how well they are known.
+
+    Attributes
+    ----------
+    masses
+        σ_T (n,) of the owned cells. They sum to `mass`, not to one, if part of the weight lies
+        outside the domain.
+    replicates
+        Independent estimates (R, n) whose mean is `masses`, if the weight was sampled, to carry
+        its error on to what is computed from it; else None.
+    errors
+        If a deterministic rule was checked on some cells: numbers (n,) ≥ 0 such that Σ_T errors_T
+        s_T is an unbiased estimate of Σ_T |error of σ_T| s_T for any s (zero in cells that were
+        not checked, the error over the cell's chance to be checked in the others); else None.
+    relative_error
+        Sum over all cells of the standard errors of σ_T, over the mass, if the weight was sampled;
+        else the error that the deterministic rule may have made in total, over the mass: 0 for
+        exact rules.
+    method
+        ``"all-pairs"``, ``"closed-form"``, ``"rays"``, ``"raster"``, ``"sampled"``, ``"plan"``,
+        ``"sampled-plan"``, ``"constant"``, ``"density"``, ``"measure"`` or ``"mixture"``.
+    mass
+        σ(Ω), over all ranks.
+    lost
+        Part of a weight of mass one that lies outside the domain: 1 − mass; 0 for weights that
+        were given on the domain.
+    samples
+        Number of segments that were shared out; 0 where there were none.
+    details
+        What else a rule has to tell, for the result file.
+    """
+
+    masses: FloatArray
+    replicates: FloatArray | None
+    relative_error: float
+    method: str
+    mass: float
+    lost: float
+    samples: int
+    errors: FloatArray | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def summed(
+    cells: Cells,
+    method: str,
+    masses: FloatArray,
+    *,
+    replicates: FloatArray | None = None,
+    errors: FloatArray | None = None,
+    error: float = 0.0,
+    whole: float | None = None,
+    samples: int = 0,
+    details: Mapping[str, Any] | None = None,
+) -> CellWeight:
+    """Add up the mass and relate the error to it (collective).
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    method, masses, replicates, errors, samples, details
+        As in `CellWeight`.
+    error
+        Absolute error in total over all cells of all ranks.
+    whole
+        Mass that the weight has in all of space; None where it was given on the domain.
+    """
+    mass = cells.total(masses)
+    lost = 0.0 if whole is None else max(0.0, whole - mass)
+    relative_error = error / mass if mass > 0.0 else math.inf
+    return CellWeight(
+        masses, replicates, relative_error, method, mass, lost, samples, errors, details or {}
+    )
+
+
+def combined(cells: Cells, parts: Sequence[CellWeight], shares: Sequence[float]) -> CellWeight:
+    """Return Σ_k share_k σ_k with the errors of all parts (collective).
+
+    Independent sampled parts are averaged replicate by replicate, so that the spread of the
+    replicates is that of the sum.
+    """
+
+    def total(values: Sequence[FloatArray]) -> FloatArray:
+        return np.sum([s * v for s, v in zip(shares, values, strict=True)], axis=0)
+
+    replicates = errors = None
+    if any(part.replicates is not None for part in parts):
+        replicates = total(
+            [
+                np.broadcast_to(part.masses, (REPLICATES, cells.number))
+                if part.replicates is None
+                else part.replicates
+                for part in parts
+            ]
+        )
+    if any(part.errors is not None for part in parts):
+        errors = total(
+            [np.zeros(cells.number) if part.errors is None else part.errors for part in parts]
+        )
+    return summed(
+        cells,
+        "mixture",
+        total([part.masses for part in parts]),
+        replicates=replicates,
+        errors=errors,
+        error=sum(
+            share * part.relative_error * part.mass
+            for part, share in zip(parts, shares, strict=True)
+            if part.mass > 0.0
+        ),
+        whole=sum(
+            share * (part.mass + part.lost) for part, share in zip(parts, shares, strict=True)
+        ),
+        samples=sum(part.samples for part in parts),
+        details={"parts": [{"method": part.method, **part.details} for part in parts]},
+    )

@@ -1,0 +1,135 @@
+"""The mass of the weight σ in every cell: which rule computes it for which pair of measures.
+
+For a source μ and a target ν the weight of WGAN-GP is the law of (1 − t) X + t Y with X ~ μ and
+Y ~ ν independent and t uniform in [0, 1] (Gulrajani et al. 2017). Its cell masses σ_T are exact for
+pairs of point sets (every segment is shared out over the cells), accurate to a tolerance for
+pairs of densities, and for all other pairs the mean of quasi-random samples of whole
+segments, with a standard error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from congested.cell_search import CellBins
+from congested.errors import InputError
+from congested.geometry import Cells, FloatArray
+from congested.measures.base import Measure, run_collectively
+from congested.measures.gaussian_mixture import GaussianMixture
+from congested.measures.points import Points
+from congested.quadrature import integrate_over_simplices
+from congested.weights.base import CellWeight, combined, summed
+from congested.weights.gaussian import interpolates_mixture
+from congested.weights.kinds import (
+    ConstantWeight,
+    DensityWeight,
+    MeasureWeight,
+    MixtureWeight,
+    Weight,
+)
+from congested.weights.segments import ALL_PAIRS, all_pairs_weight, sampled_weight
+
+# Error of a closed form unless the user asks for another.
+_CLOSED_FORM_TOLERANCE = 1e-9
+
+
+def cell_weight(
+    weight: Weight,
+    source: Measure,
+    target: Measure,
+    cells: Cells,
+    *,
+    bins: CellBins | None = None,
+) -> CellWeight:
+    """Compute the weight's mass in each cell (collective).
+
+    Parameters
+    ----------
+    weight
+        Which weight.
+    source, target
+        The measures μ and ν; used by `Interpolates` only.
+    cells
+        The cells, distributed over ``cells.comm``.
+    bins
+        Search structure over the cells, if there is one already.
+
+    Raises
+    ------
+    InputError
+        If a measure has another dimension than the cells, cannot be sampled though it has to be,
+        or if a given density is negative or not finite. Every rank raises it.
+    """
+    if isinstance(weight, ConstantWeight):
+        density = weight.density
+        if density is None:
+            density = 1.0 / cells.total(cells.volume)
+        return summed(cells, "constant", density * cells.volume)
+    if isinstance(weight, DensityWeight):
+        return _given_density(weight, cells)
+    if isinstance(weight, MeasureWeight):
+        return _given_measure(weight.measure, cells, "weight")
+    if bins is None:
+        bins = CellBins(cells)
+    if isinstance(weight, MixtureWeight):
+        assert weight.shares is not None
+        parts = [cell_weight(part, source, target, cells, bins=bins) for part in weight.parts]
+        return combined(cells, parts, weight.shares)
+    for name, measure in (("source", source), ("target", target)):
+        _check_dimension(measure, cells, name)
+    if weight.coupling in ("source", "target"):
+        measure = {"source": source, "target": target}[weight.coupling]
+        return _given_measure(measure, cells, weight.coupling)
+    if isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture):
+        tolerance = weight.tolerance or _CLOSED_FORM_TOLERANCE
+        mixture, error = interpolates_mixture(source, target, 0.5 * tolerance)
+        masses = mixture.cell_masses(cells, 0.5 * tolerance)
+        error += 0.5 * tolerance
+        return summed(cells, "closed-form", masses, error=error, whole=1.0)
+    if isinstance(source, Points) and isinstance(target, Points):
+        pairs = len(source.points) * len(target.points)
+        if pairs <= (weight.samples or ALL_PAIRS):
+            return all_pairs_weight(source, target, cells, bins)
+    return sampled_weight(
+        source,
+        target,
+        cells,
+        bins,
+        samples=weight.samples,
+        seed=weight.seed,
+        tolerance=weight.tolerance,
+    )
+
+
+def _check_dimension(measure: Measure, cells: Cells, name: str) -> None:
+    if measure.dimension != cells.dimension:
+        raise InputError(
+            f"found dimension {measure.dimension}; allowed: {cells.dimension}, as that of the "
+            "mesh",
+            key=name,
+        )
+
+
+def _given_measure(measure: Measure, cells: Cells, name: str) -> CellWeight:
+    _check_dimension(measure, cells, name)
+    masses = np.maximum(measure.cell_masses(cells), 0.0)
+    return summed(cells, "measure", masses, whole=1.0)
+
+
+def _given_density(weight: DensityWeight, cells: Cells) -> CellWeight:
+    def density(points: FloatArray) -> FloatArray:
+        values = np.asarray(weight.function(points), dtype=np.float64)
+        negative = np.flatnonzero(values < 0.0)
+        if len(negative):
+            where = points[negative[0] % len(points)].tolist()
+            raise InputError(
+                f"found {values.flat[negative[0]]:.6g} at {where}; allowed: >= 0",
+                key="weight.density",
+            )
+        return values
+
+    share = weight.tolerance / cells.comm.size
+    masses = run_collectively(
+        cells.comm, lambda: integrate_over_simplices(density, cells.simplices, share)
+    )
+    return summed(cells, "density", np.maximum(masses, 0.0), error=weight.tolerance)

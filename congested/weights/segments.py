@@ -1,0 +1,249 @@
+"""The weight by segments from source to target, each shared out exactly over the cells it crosses.
+
+All pairs of two point sets give the weight itself. Otherwise segments are drawn: their ends are
+functions of the points of a scrambled Sobol sequence, so that they fill the space of segments
+evenly, and independent scramblings show the error. Points are put in the order of a Hilbert curve
+first, which makes neighbours in the sequence neighbours in space: for two clouds of 4,000 points
+and 2^20 of their 1.6·10⁷ pairs the error was 3.1e-3, 5.8e-3 in random order and 6.8e-3 for
+random pairs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import __version__ as scipy_version
+from scipy.stats import qmc
+
+from congested.cell_search import CellBins
+from congested.geometry import Cells, FloatArray, IntArray
+from congested.measures.base import Measure
+from congested.measures.points import Points
+from congested.weights.base import REPLICATES, CellWeight, summed
+
+# Up to this number of pairs of points every segment is shared out.
+ALL_PAIRS = 1 << 20
+# Default number of sampled segments: the power of two next above this number per cell, ...
+_SAMPLES_PER_CELL = {2: 2.0, 3: 8.0}
+# ... but within these limits.
+_FEWEST_SAMPLES, _MOST_SAMPLES = 1 << 17, 1 << 20
+# Where a tolerance is asked for, sampling goes on up to this number of segments.
+MOST_SAMPLES_FOR_TOLERANCE = 1 << 25
+# Segments shared out at a time.
+_CHUNK = 1 << 17
+# Steps of the Hilbert curve along each axis: 2 to this power.
+_HILBERT_BITS = 16
+
+# version difference: SciPy renamed the argument in 1.15 and will drop the old name.
+_SEED = "rng" if tuple(int(part) for part in scipy_version.split(".")[:2]) >= (1, 15) else "seed"
+
+logger = logging.getLogger(__name__)
+
+
+def deposit_all_pairs(source: Points, target: Points, bins: CellBins) -> FloatArray:
+    """Share out the segments of all pairs of points (not collective).
+
+    Parameters
+    ----------
+    source, target
+        The points, N and M of them.
+    bins
+        The owned cells.
+
+    Returns
+    -------
+    numpy.ndarray
+        Σ_ij a_i b_j |[x_i, y_j] ∩ T| / |y_j − x_i| of each owned cell T. Memory does not grow with
+        N·M.
+    """
+    masses = np.zeros(bins.number)
+    columns = len(target.points)
+    pairs = len(source.points) * columns
+    assert source.weights is not None
+    assert target.weights is not None
+    for start in range(0, pairs, _CHUNK):
+        row, column = np.divmod(np.arange(start, min(start + _CHUNK, pairs)), columns)
+        weights = source.weights[row] * target.weights[column]
+        bins.deposit_segments(source.points[row], target.points[column], weights, masses)
+    return masses
+
+
+def all_pairs_weight(source: Points, target: Points, cells: Cells, bins: CellBins) -> CellWeight:
+    """Return the exact weight of two point sets (collective)."""
+    masses = deposit_all_pairs(source, target, bins)
+    pairs = len(source.points) * len(target.points)
+    return summed(cells, "all-pairs", masses, whole=1.0, samples=pairs)
+
+
+def default_samples(number: int, dimension: int) -> int:
+    """Return how many segments are sampled on a mesh of `number` cells unless the user says.
+
+    Some samples · number^(1/d − 1) segments cross a cell and make its noise. With these numbers
+    the relative error was measured to be 1 to 3 %, for a few seconds on 10⁵ cells.
+    """
+    wanted = _SAMPLES_PER_CELL[dimension] * max(number, 1)
+    return min(_MOST_SAMPLES, max(_FEWEST_SAMPLES, 1 << math.ceil(math.log2(wanted))))
+
+
+@dataclass
+class SegmentSampler:
+    """Quasi-random segments of one scrambling, and what they have given so far.
+
+    Every rank draws the same segments and keeps the parts in its own cells.
+    """
+
+    source: Measure
+    target: Measure
+    bins: CellBins
+    seed: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Start the sequence."""
+        dimension = self.source.sample_dimension + self.target.sample_dimension
+        generator = np.random.default_rng(self.seed)
+        self._sobol = qmc.Sobol(dimension, scramble=True, **{_SEED: generator})
+        self._sum = np.zeros(self.bins.number)
+        self.number = 0
+
+    @property
+    def masses(self) -> FloatArray:
+        """Unbiased estimate of the weight of each owned cell."""
+        return self._sum / max(self.number, 1)
+
+    def extend(self, number: int) -> None:
+        """Share out further segments until there are `number`, best a power of two."""
+        split = self.source.sample_dimension
+        while self.number < number:
+            count = min(_CHUNK, number - self.number)
+            uniforms = self._sobol.random(count)
+            starts = self.source.sample(uniforms[:, :split])
+            ends = self.target.sample(uniforms[:, split:])
+            self.bins.deposit_segments(starts, ends, np.ones(count), self._sum)
+            self.number += count
+
+
+def sampled_weight(
+    source: Measure,
+    target: Measure,
+    cells: Cells,
+    bins: CellBins,
+    *,
+    samples: int | None,
+    seed: int,
+    tolerance: float | None,
+) -> CellWeight:
+    """Sample the weight until its standard error is small enough (collective).
+
+    Parameters
+    ----------
+    source, target
+        The laws of the two ends.
+    cells, bins
+        The cells and the search structure over them.
+    samples
+        Number of segments; None: see `tolerance`.
+    seed
+        Key of the scramblings.
+    tolerance
+        Sum of the standard errors of all cells over the mass at which to stop, if `samples` is
+        None; the number of segments is doubled until then. Two point sets whose pairs are fewer
+        than the segments needed are shared out altogether. None: `default_samples`.
+    """
+    source, target = in_hilbert_order(source), in_hilbert_order(target)
+    most = samples
+    if most is None:
+        number = round(cells.total(np.ones(cells.number)))
+        most = default_samples(number, cells.dimension)
+        if tolerance is not None:
+            most = MOST_SAMPLES_FOR_TOLERANCE
+    each = 1 << max(0, math.ceil(math.log2(most / REPLICATES)))
+    pairs = math.inf
+    if isinstance(source, Points) and isinstance(target, Points):
+        pairs = len(source.points) * len(target.points)
+    samplers = [
+        SegmentSampler(source, target, bins, (seed, replicate)) for replicate in range(REPLICATES)
+    ]
+    stage = each
+    if samples is None and tolerance is not None:
+        stage = min(each, _FEWEST_SAMPLES // REPLICATES)
+    while True:
+        for sampler in samplers:
+            sampler.extend(stage)
+        replicates = np.stack([sampler.masses for sampler in samplers])
+        weight = _with_standard_error(cells, replicates, REPLICATES * stage)
+        if stage >= each or tolerance is None or weight.relative_error <= tolerance:
+            break
+        stage *= 2
+        if REPLICATES * stage >= pairs:
+            assert isinstance(source, Points)
+            assert isinstance(target, Points)
+            return all_pairs_weight(source, target, cells, bins)
+    if tolerance is not None and weight.relative_error > tolerance and cells.comm.rank == 0:
+        logger.warning(
+            "the weight's standard error is %.2g after %d segments, not %.2g: give more "
+            "weight.samples or a larger weight.tolerance",
+            weight.relative_error,
+            weight.samples,
+            tolerance,
+        )
+    return weight
+
+
+def _with_standard_error(cells: Cells, replicates: FloatArray, samples: int) -> CellWeight:
+    standard_error = replicates.std(axis=0, ddof=1) / math.sqrt(len(replicates))
+    return summed(
+        cells,
+        "sampled",
+        replicates.mean(axis=0),
+        replicates=replicates,
+        error=cells.total(standard_error),
+        whole=1.0,
+        samples=samples,
+    )
+
+
+def in_hilbert_order(measure: Measure) -> Measure:
+    """Put points in the order of a Hilbert curve; any other measure stays as it is."""
+    if not isinstance(measure, Points):
+        return measure
+    order = hilbert_order(measure.points)
+    assert measure.weights is not None
+    return Points(measure.points[order], measure.weights[order])
+
+
+def hilbert_order(points: FloatArray) -> IntArray:
+    """Return the order (N,) in which a Hilbert curve through the bounding box visits points (N, d).
+
+    Source: J. Skilling, Programming the Hilbert curve, AIP Conf. Proc. 707 (2004).
+    """
+    number, dimension = points.shape
+    lower = points.min(axis=0)
+    extent = np.maximum(points.max(axis=0) - lower, np.finfo(float).tiny)
+    steps = ((points - lower) / extent * (2**_HILBERT_BITS - 1)).astype(np.int64)
+    axes = list(steps.T.copy())
+    # Undo the rotations and reflections of the curve's pieces, from the coarsest to the finest.
+    bit = 1 << (_HILBERT_BITS - 1)
+    while bit > 1:
+        low = bit - 1
+        for axis in axes:
+            swapped = np.where(axis & bit, 0, (axes[0] ^ axis) & low)
+            axes[0] ^= np.where(axis & bit, low, 0)
+            axes[0] ^= swapped
+            axis ^= swapped
+        bit >>= 1
+    # Gray code to binary.
+    for k in range(1, dimension):
+        axes[k] ^= axes[k - 1]
+    flips: IntArray = np.zeros(number, dtype=np.int64)
+    bit = 1 << (_HILBERT_BITS - 1)
+    while bit > 1:
+        flips = np.where(axes[-1] & bit, flips ^ (bit - 1), flips)
+        bit >>= 1
+    key = np.zeros(number, dtype=np.int64)
+    for place in range(_HILBERT_BITS - 1, -1, -1):
+        for axis in axes:
+            key = 2 * key + (((axis ^ flips) >> place) & 1)
+    return np.argsort(key, kind="stable")
