@@ -20,6 +20,7 @@ _PUBLIC = {
     "DensityMeasure": "congested.measures.density",
     "DensityWeight": "congested.weights.kinds",
     "GaussianMixture": "congested.measures.gaussian_mixture",
+    "Image": "congested.measures.image",
     "InfeasibleProblem": "congested.errors",
     "InputError": "congested.errors",
     "Interpolates": "congested.weights.kinds",

@@ -44,6 +44,8 @@ _KINDS = {
     "UniformBall": {"kind": "uniform", "shape": "ball"},
     "Points": {"kind": "points"},
     "RayMonotoneSource": {"kind": "ray-monotone", "role": "source"},
+    "Image": {"kind": "image"},
+    "MeshField": {"kind": "field"},
     "Interpolates": {"kind": "interpolates"},
     "ConstantWeight": {"kind": "constant"},
 }

@@ -14,6 +14,7 @@ import basix
 import numpy as np
 import numpy.typing as npt
 
+from congested.clip_kernels import cut_each
 from congested.errors import InputError, NotConverged
 from congested.geometry import FloatArray, IntArray, simplex_volumes, split_simplices
 
@@ -219,70 +220,28 @@ def _affordable(error: FloatArray, budget: float) -> npt.NDArray[np.bool_]:
 
 
 def clip_simplices(
-    simplices: FloatArray, normal: FloatArray, offset: float
+    simplices: FloatArray, normal: npt.ArrayLike, offset: npt.ArrayLike
 ) -> tuple[FloatArray, IntArray]:
-    """Cut simplices with a half-space, exactly.
+    """Cut simplices with a half-space, or each with one of its own, exactly.
 
     Parameters
     ----------
     simplices
         Vertices (n, d+1, d), d = 2 or 3.
     normal, offset
-        The half-space normal·x ≤ offset.
+        The half-space normal·x ≤ offset; a normal (d,) or (n, d) and a number or (n,).
 
     Returns
     -------
     tuple
         Simplices (k, d+1, d) that fill the part inside without overlap, and for each the index
-        (k,) of the simplex it was cut from. Their orientation is arbitrary.
+        (k,) of the simplex it was cut from. Their orientation is arbitrary. Simplices that only
+        touch the half-space leave nothing.
     """
-    corners = simplices.shape[1]
-    height = simplices @ np.asarray(normal, dtype=np.float64) - offset
-    inside = height <= 0
-    count = inside.sum(axis=1)
-    kept = np.flatnonzero(count == corners)
-    pieces, owner = [simplices[kept]], [kept]
-    for number_inside in range(1, corners):
-        chosen = np.flatnonzero(count == number_inside)
-        if len(chosen) == 0:
-            continue
-        # Vertices inside come first; the sort is stable, so neighbours order theirs alike.
-        order = np.argsort(~inside[chosen], axis=1, kind="stable")
-        vertices = np.take_along_axis(simplices[chosen], order[:, :, None], axis=1)
-        heights = np.take_along_axis(height[chosen], order, axis=1)
-        cut = _cut_points(vertices, heights, number_inside)
-        parts = _fill(vertices, cut, number_inside)
-        pieces.extend(parts)
-        owner.extend([chosen] * len(parts))
-    return np.concatenate(pieces), np.concatenate(owner)
-
-
-def _cut_points(vertices: FloatArray, heights: FloatArray, number_inside: int) -> FloatArray:
-    """Return the points (n, i, o, d) where edges from inside vertex i to outside o are cut."""
-    inner, outer = heights[:, :number_inside, None], heights[:, None, number_inside:]
-    share = (inner / (inner - outer))[..., None]
-    start, end = vertices[:, :number_inside, None], vertices[:, None, number_inside:]
-    return start + share * (end - start)
-
-
-def _fill(vertices: FloatArray, cut: FloatArray, number_inside: int) -> list[FloatArray]:
-    """Return the simplices that fill the inside of sorted, cut simplices."""
-    if number_inside == 1:
-        return [np.concatenate([vertices[:, :1], cut[:, 0]], axis=1)]
-    if vertices.shape[2] == 2:
-        first, second = vertices[:, 0], vertices[:, 1]
-        return [
-            np.stack([first, second, cut[:, 1, 0]], axis=1),
-            np.stack([first, cut[:, 1, 0], cut[:, 0, 0]], axis=1),
-        ]
-    if number_inside == 3:
-        bottom = [vertices[:, i] for i in range(3)]
-        top = [cut[:, i, 0] for i in range(3)]
-    else:
-        bottom = [vertices[:, 0], cut[:, 0, 0], cut[:, 0, 1]]
-        top = [vertices[:, 1], cut[:, 1, 0], cut[:, 1, 1]]
-    # A prism with vertical edges bottom-top is three tetrahedra.
-    return [np.stack([*bottom[: i + 1], *top[i:]], axis=1) for i in range(3)]
+    normals = np.broadcast_to(np.asarray(normal, dtype=np.float64), simplices[:, 0].shape)
+    offsets = np.broadcast_to(np.asarray(offset, dtype=np.float64), len(simplices))
+    heights = np.einsum("nid,nd->ni", simplices, normals) - offsets[:, None]
+    return cut_each(np.ascontiguousarray(simplices), heights)
 
 
 def clip_to_box(

@@ -147,6 +147,33 @@ def test_clipping_divides_each_simplex_without_rest(dimension):
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
+def test_each_simplex_can_have_its_own_half_space(dimension):
+    simplices = random_simplices(dimension, 40)
+    generator = np.random.default_rng(1)
+    normals, offsets = generator.normal(size=(40, dimension)), generator.normal(size=40)
+    pieces, owner = clip_simplices(simplices, normals, offsets)
+    volumes = np.bincount(owner, simplex_volumes(pieces), minlength=40)
+    for k in range(40):
+        alone, _ = clip_simplices(simplices[k : k + 1], normals[k], offsets[k])
+        assert volumes[k] == pytest.approx(simplex_volumes(alone).sum(), rel=1e-14)
+    assert 0 < np.count_nonzero(volumes == 0.0) < 20
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_a_simplex_with_vertices_on_the_plane_is_cut_into_no_more_than_it_needs(dimension):
+    # The plane through all vertices but two halves the simplex; flat pieces are not made.
+    normal = np.zeros(dimension)
+    normal[:2] = 1.0, -1.0
+    simplex = UNIT[dimension].copy()
+    pieces, _ = clip_simplices(simplex, normal, 0.0)
+    assert len(pieces) == 1
+    half = 0.5 / math.factorial(dimension)
+    assert simplex_volumes(pieces)[0] == pytest.approx(half, rel=1e-15)
+    touching, owner = clip_simplices(simplex, -np.eye(dimension)[0], -1.0)
+    assert len(touching) == len(owner) == 0
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
 def test_clipped_corner_has_its_exact_volume(dimension):
     # The part of the unit simplex below x₁ = t keeps 1 − (1 − t)^d of the volume.
     for share in (0.0, 0.25, 0.9, 1.0):

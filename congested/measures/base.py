@@ -196,6 +196,31 @@ def as_array(
     return array
 
 
+def as_box(
+    lower: npt.ArrayLike, upper: npt.ArrayLike, dimension: int | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the corners (d,), (d,) of a box, or raise InputError unless they span one.
+
+    Parameters
+    ----------
+    lower, upper
+        What the user gave.
+    dimension
+        Space dimension d; None: 2 or 3.
+    """
+    allowed = f"{dimension or '2 or 3'} numbers"
+    lower = as_array(lower, "lower", allowed, (dimension,))
+    check_dimension(len(lower), "lower")
+    upper = as_array(upper, "upper", f"{len(lower)} numbers", (len(lower),))
+    if (upper <= lower).any():
+        raise InputError(
+            f"found {upper.tolist()}; allowed: larger than lower = {lower.tolist()} in every "
+            "coordinate",
+            key="upper",
+        )
+    return lower, upper
+
+
 def check_dimension(dimension: int, key: str) -> None:
     """Raise InputError unless the space dimension is 2 or 3."""
     if dimension not in (2, 3):

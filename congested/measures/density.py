@@ -8,7 +8,7 @@ import numpy as np
 
 from congested.errors import InputError
 from congested.geometry import Cells, FloatArray
-from congested.measures.base import as_array, check_dimension, run_collectively
+from congested.measures.base import as_box, run_collectively
 from congested.quadrature import Density, clip_to_box, integrate_over_simplices
 
 
@@ -42,11 +42,7 @@ class DensityMeasure:
 
     def __post_init__(self) -> None:
         """Check and convert the values."""
-        lower = as_array(self.lower, "lower", "2 or 3 numbers", (self.dimension or None,))
-        check_dimension(len(lower), "lower")
-        upper = as_array(self.upper, "upper", f"{len(lower)} numbers", (len(lower),))
-        if (upper <= lower).any():
-            raise InputError(f"found {upper.tolist()}; allowed: larger than lower", key="upper")
+        lower, upper = as_box(self.lower, self.upper, self.dimension or None)
         if not callable(self.function):
             raise InputError(f"found {self.function!r:.80}; allowed: a function", key="function")
         object.__setattr__(self, "lower", lower)

@@ -9,7 +9,7 @@ import numpy as np
 
 from congested.errors import InputError
 from congested.geometry import Cells, FloatArray, simplex_volumes
-from congested.measures.base import as_array, check_dimension, check_uniforms
+from congested.measures.base import as_array, as_box, check_dimension, check_uniforms
 from congested.measures.radial import ball_simplex_volumes, ball_volume
 from congested.quadrature import clip_to_box
 
@@ -34,15 +34,7 @@ class UniformBox:
 
     def __post_init__(self) -> None:
         """Check and convert the values."""
-        lower = as_array(self.lower, "lower", "2 or 3 numbers", (None,))
-        check_dimension(len(lower), "lower")
-        upper = as_array(self.upper, "upper", f"{len(lower)} numbers", (len(lower),))
-        if (upper <= lower).any():
-            raise InputError(
-                f"found {upper.tolist()}; allowed: larger than lower = {lower.tolist()} "
-                "in every coordinate",
-                key="upper",
-            )
+        lower, upper = as_box(self.lower, self.upper)
         object.__setattr__(self, "lower", lower)
         object.__setattr__(self, "upper", upper)
 

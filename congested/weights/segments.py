@@ -19,9 +19,10 @@ from scipy import __version__ as scipy_version
 from scipy.stats import qmc
 
 from congested.cell_search import CellBins
-from congested.geometry import Cells, FloatArray, IntArray
+from congested.geometry import Cells, FloatArray
 from congested.measures.base import Measure
 from congested.measures.points import Points
+from congested.space_curve import hilbert_order
 from congested.weights.base import REPLICATES, CellWeight, summed
 
 # Up to this number of pairs of points every segment is shared out.
@@ -34,8 +35,6 @@ _FEWEST_SAMPLES, _MOST_SAMPLES = 1 << 17, 1 << 20
 MOST_SAMPLES_FOR_TOLERANCE = 1 << 25
 # Segments shared out at a time.
 _CHUNK = 1 << 17
-# Steps of the Hilbert curve along each axis: 2 to this power.
-_HILBERT_BITS = 16
 
 # version difference: SciPy renamed the argument in 1.15 and will drop the old name.
 _SEED = "rng" if tuple(int(part) for part in scipy_version.split(".")[:2]) >= (1, 15) else "seed"
@@ -212,38 +211,3 @@ def in_hilbert_order(measure: Measure) -> Measure:
     order = hilbert_order(measure.points)
     assert measure.weights is not None
     return Points(measure.points[order], measure.weights[order])
-
-
-def hilbert_order(points: FloatArray) -> IntArray:
-    """Return the order (N,) in which a Hilbert curve through the bounding box visits points (N, d).
-
-    Source: J. Skilling, Programming the Hilbert curve, AIP Conf. Proc. 707 (2004).
-    """
-    number, dimension = points.shape
-    lower = points.min(axis=0)
-    extent = np.maximum(points.max(axis=0) - lower, np.finfo(float).tiny)
-    steps = ((points - lower) / extent * (2**_HILBERT_BITS - 1)).astype(np.int64)
-    axes = list(steps.T.copy())
-    # Undo the rotations and reflections of the curve's pieces, from the coarsest to the finest.
-    bit = 1 << (_HILBERT_BITS - 1)
-    while bit > 1:
-        low = bit - 1
-        for axis in axes:
-            swapped = np.where(axis & bit, 0, (axes[0] ^ axis) & low)
-            axes[0] ^= np.where(axis & bit, low, 0)
-            axes[0] ^= swapped
-            axis ^= swapped
-        bit >>= 1
-    # Gray code to binary.
-    for k in range(1, dimension):
-        axes[k] ^= axes[k - 1]
-    flips: IntArray = np.zeros(number, dtype=np.int64)
-    bit = 1 << (_HILBERT_BITS - 1)
-    while bit > 1:
-        flips = np.where(axes[-1] & bit, flips ^ (bit - 1), flips)
-        bit >>= 1
-    key = np.zeros(number, dtype=np.int64)
-    for place in range(_HILBERT_BITS - 1, -1, -1):
-        for axis in axes:
-            key = 2 * key + (((axis ^ flips) >> place) & 1)
-    return np.argsort(key, kind="stable")
