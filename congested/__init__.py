@@ -39,6 +39,7 @@ _PUBLIC = {
     "UniformBall": "congested.measures.uniform",
     "UniformBox": "congested.measures.uniform",
     "cell_integrals": "congested.certificate",
+    "image_from_file": "congested.measures.image_file",
     "load_arrays": "congested.io.arrays",
     "plot_overview": "congested.plot",
     "points_from_file": "congested.measures.points",

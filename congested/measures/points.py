@@ -27,6 +27,7 @@ from congested.measures.base import (
     check_uniforms,
     normalised_weights,
 )
+from congested.measures.files import file_type, read_npy
 
 POINT_FILES = (".npy", ".csv", ".txt", ".vtu", ".ply")
 WEIGHT_FILES = (".npy", ".csv", ".txt")
@@ -283,7 +284,6 @@ def _check_finite(table: FloatArray, path: Path) -> None:
 
 def _read(path: Path, allowed: tuple[str, ...]) -> FloatArray:
     """Read a file into a float array, or raise InputError that names the file."""
-    suffix = path.suffix.lower()
     readers: dict[str, Callable[[Path], FloatArray]] = {
         ".npy": _read_npy,
         ".csv": _read_text,
@@ -291,27 +291,11 @@ def _read(path: Path, allowed: tuple[str, ...]) -> FloatArray:
         ".vtu": _read_mesh,
         ".ply": _read_mesh,
     }
-    if suffix not in allowed:
-        raise InputError(
-            f"found the file type {suffix or 'without ending'}; allowed: {', '.join(allowed)}",
-            file=str(path),
-        )
-    if not path.is_file():
-        raise InputError("found no such file; allowed: an existing file", file=str(path))
-    return readers[suffix](path)
+    return readers[file_type(path, allowed)](path)
 
 
 def _read_npy(path: Path) -> FloatArray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"found no NumPy array ({error}); allowed: an array of numbers", file=str(path)
-        ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        kind = getattr(array, "dtype", type(array).__name__)
-        raise InputError(f"found values of type {kind}; allowed: numbers", file=str(path))
-    return array.astype(np.float64)
+    return read_npy(path).astype(np.float64)
 
 
 def _read_text(path: Path) -> FloatArray:
