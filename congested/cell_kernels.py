@@ -88,6 +88,51 @@ def fill_bins(
 
 
 @_compiled
+def near_cells(
+    boxes: FloatArray,
+    cell_boxes: FloatArray,
+    margin: float,
+    lower: FloatArray,
+    bin_size: FloatArray,
+    shape: IntArray,
+    first: IntArray,
+    members: Int32Array,
+    counter: IntArray,
+    found: IntArray,
+    fill: bool,
+) -> None:
+    """Count the cells whose boxes meet box b in counter[b + 1], or write them to counter[b] on."""
+    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+    # A cell stands in several bins; it counts once for each box.
+    seen = np.full(cell_boxes.shape[0], -1, np.int64)
+    for box in range(boxes.shape[0]):
+        count = 0
+        for k in range(3):
+            low[k] = _bin_index(boxes[box, 0, k], lower[k], bin_size[k], shape[k])
+            high[k] = _bin_index(boxes[box, 1, k], lower[k], bin_size[k], shape[k])
+        for i in range(low[0], high[0] + 1):
+            for j in range(low[1], high[1] + 1):
+                for k in range(low[2], high[2] + 1):
+                    b = (i * shape[1] + j) * shape[2] + k
+                    for entry in range(first[b], first[b + 1]):
+                        cell = members[entry]
+                        if seen[cell] == box:
+                            continue
+                        seen[cell] = box
+                        meets = True
+                        for axis in range(3):
+                            below = boxes[box, 1, axis] < cell_boxes[cell, 0, axis] - margin
+                            above = boxes[box, 0, axis] > cell_boxes[cell, 1, axis] + margin
+                            meets = meets and not (below or above)
+                        if meets:
+                            if fill:
+                                found[counter[box] + count] = cell
+                            count += 1
+        if not fill:
+            counter[box + 1] = count
+
+
+@_compiled
 def locate(
     points: FloatArray,
     planes: FloatArray,

@@ -65,17 +65,49 @@ class CellBins:
         self._planes, self._inverse_heights = _facet_planes(vertices)
         self._neighbours = _neighbours(vertices, self._planes)
         self._lower, self._bin_size, self._shape = _bin_grid(vertices, cells.volume, size)
-        boxes = np.zeros((self.number, 2, 3))
-        boxes[:, 0, :dimension] = vertices.min(axis=1)
-        boxes[:, 1, :dimension] = vertices.max(axis=1)
+        self._boxes = np.zeros((self.number, 2, 3))
+        self._boxes[:, 0, :dimension] = vertices.min(axis=1)
+        self._boxes[:, 1, :dimension] = vertices.max(axis=1)
         grid = (self._lower, self._bin_size, self._shape)
-        self._first, self._members = _list_cells(boxes, self._planes, _MARGIN * size, *grid)
+        self._margin = _MARGIN * size
+        self._first, self._members = _list_cells(self._boxes, self._planes, self._margin, *grid)
 
     @property
     def cells_per_bin(self) -> tuple[float, int]:
         """Mean and maximum number of cells that a bin lists."""
         counts = np.diff(self._first)
         return float(counts.mean()), int(counts.max())
+
+    @property
+    def outer_facets(self) -> npt.NDArray[np.bool_]:
+        """Whether no owned cell lies behind the facet opposite a vertex (n, d+1)."""
+        return self._neighbours < 0
+
+    def near(self, lower: FloatArray, upper: FloatArray) -> tuple[IntArray, IntArray]:
+        """Find the owned cells that may meet given boxes (not collective).
+
+        Parameters
+        ----------
+        lower, upper
+            Corners (m, d) of the boxes.
+
+        Returns
+        -------
+        tuple
+            Pairs of a box (p,) and a cell (p,), in the order of the boxes, each pair once: all
+            that meet, and no cell whose bounding box is further than 1e-9 of the domain's size
+            away.
+        """
+        lower, upper = self._check(lower, "lower"), self._check(upper, "upper")
+        boxes = np.stack([self._relative(lower), self._relative(upper)], axis=1)
+        grid = (self._lower, self._bin_size, self._shape, self._first, self._members)
+        first = np.zeros(len(boxes) + 1, dtype=np.int64)
+        nothing = np.empty(0, dtype=np.int64)
+        kernels.near_cells(boxes, self._boxes, self._margin, *grid, first, nothing, False)
+        np.cumsum(first, out=first)
+        found = np.empty(int(first[-1]), dtype=np.int64)
+        kernels.near_cells(boxes, self._boxes, self._margin, *grid, first, found, True)
+        return np.repeat(np.arange(len(boxes)), np.diff(first)), found
 
     def locate(self, points: FloatArray, tolerance: float = 1e-10) -> tuple[IntArray, FloatArray]:
         """Find the owned cell in which each point lies deepest (local, not collective).

@@ -7,9 +7,6 @@ DOLFINx, because the solver needs the parent of every cell for certain and on th
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +23,10 @@ from mpi4py import MPI
 
 from congested.errors import InputError
 from congested.mesh_check import check_mesh, highest_dimension
+from congested.mesh_file import read_with_meshio
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -216,24 +212,7 @@ def read_mesh_file(file: Path) -> tuple[FloatArray, IntArray]:
     InputError
         With key ``domain.file``.
     """
-    if not file.is_file():
-        raise InputError(f"there is no file {file}", key="domain.file")
-    if not set(file.suffixes) & set(meshio.extension_to_filetypes):
-        allowed = " ".join(sorted(set(meshio.extension_to_filetypes)))
-        found = f"mesh file {file}: unknown kind of file '{file.suffix}'"
-        raise InputError(f"{found}; allowed are {allowed}", key="domain.file")
-    said = io.StringIO()
-    try:
-        # meshio prints, and ends the process where it cannot read; its readers raise whatever
-        # they stumble over.
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            contents = meshio.read(file)
-    except (Exception, SystemExit) as error:
-        reason = said.getvalue() if isinstance(error, SystemExit) else repr(error)
-        text = f"mesh file {file}: meshio cannot read it"
-        raise InputError(f"{text} ({' '.join(reason.split())})", key="domain.file") from error
-    if said.getvalue().strip():
-        logger.warning("meshio on %s: %s", file, " ".join(said.getvalue().split()))
+    contents = read_with_meshio(file, "domain.file")
     return check_mesh(contents.points, contents.cells, str(file), _regions(contents))
 
 

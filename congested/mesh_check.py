@@ -75,6 +75,8 @@ def check_mesh(
     cells: IntArray | Mapping[str, npt.ArrayLike] | Iterable[meshio.CellBlock],
     file: str | None = None,
     regions: npt.ArrayLike | None = None,
+    *,
+    whole: bool = True,
 ) -> tuple[FloatArray, IntArray]:
     """Check a simplicial mesh and return what the solver needs of it.
 
@@ -97,6 +99,10 @@ def check_mesh(
     regions
         Number (C,) of the geometrical region in which each cell lies. A generator may orient each
         region its own way, so orientations are only compared within one. None: all in one.
+    whole
+        Whether the mesh must be one piece through which something flows, as a domain. If not, as
+        for a density, the orientation of the cells means nothing, and there may be several parts,
+        points written twice, and points inside the facets of other cells.
 
     Returns
     -------
@@ -125,13 +131,15 @@ def check_mesh(
     volume = _signed_volumes(all_points, simplices)
     _check_degenerate(all_points, simplices, volume, file)
     _check_duplicate_cells(all_points, simplices, file)
-    _check_inverted(all_points, simplices, volume, groups, file)
-    _check_duplicate_points(all_points, np.flatnonzero(used), file)
+    if whole:
+        _check_inverted(all_points, simplices, volume, groups, file)
+        _check_duplicate_points(all_points, np.flatnonzero(used), file)
     topology = _topology(simplices, len(all_points))
     _check_manifold(all_points, simplices, topology, file)
     _check_overlap(all_points, simplices, volume, topology, file)
-    _check_hanging(all_points, simplices, topology, file)
-    _check_parts(all_points, simplices, topology, file)
+    if whole:
+        _check_hanging(all_points, simplices, topology, file)
+        _check_parts(all_points, simplices, topology, file)
     renumbered = np.cumsum(used) - 1
     return np.ascontiguousarray(all_points[used]), renumbered[simplices]
 

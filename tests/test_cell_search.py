@@ -13,6 +13,7 @@ from scipy.spatial import Delaunay
 from congested.cell_search import CellBins
 from congested.errors import InputError
 from congested.geometry import Cells, cells_from_arrays, simplex_volumes, split_simplices
+from congested.quadrature import clip_to_box
 
 SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
@@ -234,6 +235,39 @@ def test_locate_on_vertices_and_just_outside(dimension: int) -> None:
     assert bins.locate(beside)[0][0] == -1
 
 
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_cells_near_boxes_are_all_that_meet_them_and_few_others(dimension: int) -> None:
+    cells = cells_from_arrays(*unstructured(dimension, 60))
+    generator = np.random.default_rng(0)
+    lower = generator.uniform(-0.5, 1.0, (40, dimension))
+    upper = lower + generator.uniform(0.0, 0.6, (40, dimension)) ** 2
+    # A box that only touches the domain, one beside it, and one that holds it.
+    lower[:3], upper[:3] = -1.0, 2.0
+    upper[0, 0], upper[1, 0] = 0.0, -1e-6
+    low, high = cells.simplices.min(axis=1), cells.simplices.max(axis=1)
+    boxes_meet = (lower[:, None] <= high).all(axis=2) & (upper[:, None] >= low).all(axis=2)
+    meet = np.zeros_like(boxes_meet)
+    for k in range(len(lower)):
+        _, cut, whole = clip_to_box(cells.simplices, lower[k], upper[k])
+        meet[k, cut] = meet[k, whole] = True
+    box, cell = CellBins(cells).near(lower, upper)
+    found = np.zeros_like(meet)
+    found[box, cell] = True
+    assert (found >= meet).all()
+    assert (found <= boxes_meet).all()
+    assert len(box) == found.sum()
+    assert (np.diff(box) >= 0).all()
+    assert [found[0].any(), found[1].any(), found[2].all()] == [True, False, True]
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_outer_facets_are_those_of_the_box(dimension: int) -> None:
+    cells = cells_from_arrays(*unstructured(dimension, 60))
+    facets = np.stack([np.delete(cells.simplices, i, axis=1) for i in range(dimension + 1)], axis=1)
+    on_side = [(facets[..., k] == side).all(axis=2) for k in range(dimension) for side in (0, 1)]
+    np.testing.assert_array_equal(CellBins(cells).outer_facets, np.any(on_side, axis=0))
+
+
 def test_a_rank_without_cells() -> None:
     others = np.array([0.5, 0.5, 1.0])
     nothing = Cells(OneOfSeveral(others), np.empty((0, 3, 2)), np.zeros(2), np.ones(2))
@@ -242,6 +276,7 @@ def test_a_rank_without_cells() -> None:
     found, depth = bins.locate(SQUARE)
     assert (found == -1).all()
     assert (depth == -np.inf).all()
+    assert len(bins.near(SQUARE, SQUARE)[0]) == 0
 
 
 def test_wrong_arrays_are_refused() -> None:

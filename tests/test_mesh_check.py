@@ -83,6 +83,21 @@ def test_each_region_has_its_own_orientation() -> None:
     assert message(points, cells).startswith("12 inverted cells")
 
 
+def test_what_a_density_allows_and_a_domain_does_not() -> None:
+    # Cells the other way round; a second part; the points along its edge written twice.
+    points, cells = grid(2, 6)
+    twice = np.vstack([points, points + np.array([1.0, 0.0])])
+    both = np.vstack([cells, cells + len(points)])
+    assert "duplicate points" in message(twice, both)
+    both[:6, :2] = both[:6, 1::-1]
+    assert message(twice, both).startswith("6 inverted cells")
+    got_points, got_cells = check_mesh(twice, both, whole=False)
+    np.testing.assert_array_equal(got_points, twice)
+    np.testing.assert_array_equal(got_cells, both)
+    with pytest.raises(InputError, match="1 degenerate cell"):
+        check_mesh(points, np.vstack([cells, [[0, 1, 1]]]), whole=False)
+
+
 def test_lower_dimensional_cells_and_unused_points_are_dropped() -> None:
     points, cells = grid(2)
     padded = np.vstack([[[np.nan, 9.0]], points, [[5.0, 5.0]]])
