@@ -96,20 +96,24 @@ def test_by_hand_a_triangle_in_the_corner_of_four_pixels(dimension):
     assert image.cell_masses(cells)[0] == pytest.approx(exact / values.sum(), rel=1e-15)
 
 
+@pytest.mark.parametrize("noise", [0.0, 4e-16])
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_sides_of_pixels_that_are_facets_of_cells(box_cells, dimension):
-    # Two cells of the mesh, one or four pixels a side: every cell lies in one pixel, or is made of
-    # whole and diagonally halved pixels.
-    cells = box_cells([0.0] * dimension, [1.0] * dimension, 4)
-    for pixels in (2, 4):
+def test_sides_of_pixels_that_are_facets_of_cells(box_cells, dimension, noise):
+    # Twelve cells a side of the mesh, four or twelve pixels: every cell lies in one pixel, with its
+    # facets on the sides of it but for rounding.
+    lower, upper = 0.1, 0.8
+    exact = box_cells([lower] * dimension, [upper] * dimension, 12)
+    shifts = np.random.default_rng(0).uniform(-noise, noise, exact.simplices.shape)
+    cells = Cells(exact.comm, exact.simplices + shifts, exact.lower, exact.upper)
+    for pixels in (4, 12):
         values = np.random.default_rng(pixels).random((pixels,) * dimension)
-        image = Image(values, np.zeros(dimension), np.ones(dimension))
-        index = tuple((cells.midpoint * pixels).astype(int).T)
-        exact = values[index] * cells.volume * pixels**dimension / values.sum()
-        np.testing.assert_allclose(image.cell_masses(cells), exact, rtol=4e-15)
+        image = Image(values, np.full(dimension, lower), np.full(dimension, upper))
+        index = tuple(((cells.midpoint - lower) * pixels / (upper - lower)).astype(int).T)
+        density = values[index] * (pixels / (upper - lower)) ** dimension / values.sum()
+        masses = image.cell_masses(cells)
+        np.testing.assert_allclose(masses, density * cells.volume, rtol=1e-13, atol=2e-16)
         least, greatest = image.density_range(cells)
-        density = values[index] * pixels**dimension / values.sum()
-        np.testing.assert_allclose(least, density, rtol=1e-14)
+        np.testing.assert_allclose(least, density, rtol=1e-13)
         np.testing.assert_array_equal(least, greatest)
 
 
@@ -123,17 +127,18 @@ def test_masses_add_up_under_refinement(shape):
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_a_grid_far_from_the_origin_loses_only_the_digits_of_its_coordinates(dimension):
-    image = random_image((8, 12, 10)[:dimension])
+def test_a_grid_far_from_the_origin_loses_no_digits(dimension):
+    # All coordinates, and so the sides of the pixels, are multiples of 2^-24: the shift is exact.
+    shape = (8, 16, 4)[:dimension]
+    values = np.random.default_rng(0).random(shape)
+    lower, upper = np.full(dimension, 0.125), np.full(dimension, 0.75)
     cells = scattered_cells(dimension, 50)
-    # A shift that rounds nothing: all coordinates are multiples of 2^-30.
-    exact = np.round(cells.simplices * 2.0**30) / 2.0**30
-    near = Cells(cells.comm, exact, cells.lower, cells.upper)
-    lower, upper = (np.round(corner * 2.0**30) / 2.0**30 for corner in (image.lower, image.upper))
-    far = Cells(cells.comm, exact + 2.0**20, cells.lower + 2.0**20, cells.upper + 2.0**20)
-    first = Image(image.values, lower, upper).cell_masses(near)
-    second = Image(image.values, lower + 2.0**20, upper + 2.0**20).cell_masses(far)
-    np.testing.assert_allclose(second, first, rtol=0, atol=1e-10)
+    simplices = np.round(cells.simplices * 2.0**24) / 2.0**24
+    near = Cells(cells.comm, simplices, cells.lower, cells.upper)
+    far = Cells(cells.comm, simplices + 2.0**20, cells.lower + 2.0**20, cells.upper + 2.0**20)
+    first = Image(values, lower, upper).vertex_masses(near)
+    second = Image(values, lower + 2.0**20, upper + 2.0**20).vertex_masses(far)
+    np.testing.assert_allclose(second, first, rtol=0, atol=1e-15)
 
 
 def test_part_of_the_image_outside_the_domain_is_left_out(box_cells):
