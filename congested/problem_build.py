@@ -47,7 +47,8 @@ def build_problem(
     parts: dict[str, Any] = {}
     read = []
     for name in ("domain", "source", "target", "weight"):
-        table = _absolute(_with_role(tables[name], name), directory)
+        table = _with_box(_with_role(tables[name], name), tables["domain"])
+        table = _absolute(table, directory)
         try:
             if isinstance(table, schema.PointsTable):
                 parts[name] = _build_points(table, _box_dimension(tables["domain"]))
@@ -92,6 +93,15 @@ def _with_role(table: Table, name: str) -> Table:
     if isinstance(table, schema.RayMonotoneTable) and table.role is None:
         return table.model_copy(update={"role": name})
     return table
+
+
+def _with_box(table: Table, domain: Table) -> Table:
+    """Return the table; an image whose file does not say where it lies fills the domain's box."""
+    if not (isinstance(table, schema.ImageTable) and isinstance(domain, schema.BoxTable)):
+        return table
+    if table.knows_its_box or table.lower is not None:
+        return table
+    return table.model_copy(update={"lower": domain.lower, "upper": domain.upper})
 
 
 def _absolute(table: Table, directory: Path) -> Table:
@@ -191,6 +201,25 @@ def _build_points(table: schema.PointsTable, dimension: int | None) -> Measure:
     return Points(points, weights)
 
 
+def _build_image(table: schema.ImageTable) -> Measure:
+    from congested.measures.image_file import image_from_file
+
+    return image_from_file(
+        table.file,
+        table.lower,
+        table.upper,
+        indexing=table.indexing,
+        invert=table.invert,
+        array=table.array,
+    )
+
+
+def _build_field(table: schema.FieldTable) -> Measure:
+    from congested.measures.mesh_field import mesh_field_from_file
+
+    return mesh_field_from_file(table.file, table.array)
+
+
 def _build_ray_monotone(table: schema.RayMonotoneTable) -> Measure:
     from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource, pair_from_file
     from congested.measures.uniform import UniformBox
@@ -226,6 +255,8 @@ _BUILDERS: dict[type[Table], Callable[[Any], Any]] = {
     schema.GaussianMixtureTable: _build_gaussian_mixture,
     schema.UniformBoxTable: _build_uniform_box,
     schema.UniformBallTable: _build_uniform_ball,
+    schema.ImageTable: _build_image,
+    schema.FieldTable: _build_field,
     schema.RayMonotoneTable: _build_ray_monotone,
     schema.InterpolatesTable: _build_interpolates,
     schema.ConstantTable: _build_constant,

@@ -69,6 +69,7 @@ def problem_from_tables(
     directory = Path.cwd() if directory is None else directory
     tables, mistakes = _validate(document)
     mistakes += _wrong_files(tables, directory)
+    mistakes += _missing_boxes(tables)
     mistakes += _wrong_dimensions(tables)
     mistakes += _points_outside(tables)
     if mistakes:
@@ -250,6 +251,16 @@ def _wrong_files(tables: Mapping[str, Table], directory: Path) -> Iterator[Mista
             if isinstance(file, str) and not (path := schema.resolve(file, directory)).is_file():
                 what = "a directory" if path.is_dir() else "no such file"
                 yield Mistake((name, key), f"{shown(file)}, {what}: {path}", "an existing file")
+
+
+def _missing_boxes(tables: Mapping[str, Table]) -> Iterator[Mistake]:
+    """Yield the images that neither know their box nor can take that of the domain."""
+    if isinstance(tables.get("domain"), schema.MeshTable):
+        for name, table in tables.items():
+            if isinstance(table, schema.ImageTable) and not table.knows_its_box:
+                if table.lower is None and table.upper is None:
+                    allowed = "the corners lower and upper of the image, as the domain is no box"
+                    yield Mistake((name, "lower"), "nothing", allowed)
 
 
 def _wrong_dimensions(tables: Mapping[str, Table]) -> Iterator[Mistake]:

@@ -22,11 +22,10 @@ Key = tuple[str | int, ...]
 _WEIGHT_SUM_TOLERANCE = 1e-6
 
 POINT_FORMATS = (".npy", ".csv", ".txt", ".vtu", ".ply")
+IMAGE_FORMATS = (".png", ".npy", ".vti")
 
 # What the design names and a later version brings: (table, key) -> words.
 NOT_AVAILABLE_YET = {
-    ("source", "kind"): ("image", "field"),
-    ("target", "kind"): ("image", "field"),
     ("weight", "kind"): ("field", "points"),
     ("weight", "coupling"): ("optimal",),
     ("solver", "method"): ("augmented-lagrangian",),
@@ -275,6 +274,53 @@ class PointsTable(Table):
         return None if self.points is None else (("points",), len(self.points[0]))
 
 
+class ImageTable(Table):
+    """``kind = "image"``."""
+
+    kind: Literal["image"]
+    file: FileName = Field(description=f"the name of a file of kind {' '.join(IMAGE_FORMATS)}")
+    lower: Point | None = Field(default=None, description="a list of 2 or 3 numbers")
+    upper: Point | None = Field(default=None, description="a list of 2 or 3 numbers")
+    indexing: Literal["picture", "coordinates"] | None = None
+    invert: bool = Field(default=False, description="true or false")
+    array: FileName | None = Field(default=None, description="the name of an array of the file")
+    file_keys: ClassVar[tuple[str, ...]] = ("file",)
+
+    @property
+    def knows_its_box(self) -> bool:
+        """Whether the file says where the image lies."""
+        return self.file.lower().endswith(".vti")
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Yield what is wrong between fields."""
+        if not self.file.lower().endswith(IMAGE_FORMATS):
+            yield Mistake(("file",), shown(self.file), f"a file of kind {' '.join(IMAGE_FORMATS)}")
+        if self.lower is not None and self.upper is not None:
+            yield from _wrong_box(self.lower, self.upper)
+        elif self.lower is not None or self.upper is not None:
+            missing, given = ("lower", "upper") if self.lower is None else ("upper", "lower")
+            yield Mistake((missing,), "nothing", f"both corners of a box or none: {given} is there")
+        if self.array is not None and not self.knows_its_box:
+            yield Mistake(("array",), shown(self.array), "nothing, as only .vti files name arrays")
+        if self.indexing == "picture" and self.knows_its_box:
+            yield Mistake(("indexing",), '"picture"', '"coordinates", as a .vti file has them')
+
+    def extent(self) -> tuple[Key, int] | None:
+        """Return the dimension and its key."""
+        if self.lower is not None:
+            return ("lower",), len(self.lower)
+        return (("file",), 2) if self.file.lower().endswith(".png") else None
+
+
+class FieldTable(Table):
+    """``kind = "field"``."""
+
+    kind: Literal["field"]
+    file: FileName = Field(description="the name of a mesh file with data that meshio reads")
+    array: FileName | None = Field(default=None, description="the name of an array of the file")
+    file_keys: ClassVar[tuple[str, ...]] = ("file",)
+
+
 class PairTable(Table):
     """A ray-monotone pair written in the problem file."""
 
@@ -376,6 +422,8 @@ _MEASURES: dict[tuple[str, ...], type[Table]] = {
     ("uniform", "box"): UniformBoxTable,
     ("uniform", "ball"): UniformBallTable,
     ("points",): PointsTable,
+    ("image",): ImageTable,
+    ("field",): FieldTable,
     ("ray-monotone",): RayMonotoneTable,
 }
 

@@ -133,12 +133,6 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
         "source.kind",
         ('"gausian-mixture"', 'did you mean "gaussian-mixture"?', '"uniform"', '"ray-monotone"'),
     ),
-    "source image": (
-        {"source": 'kind = "image"\nfile = "a.png"'},
-        "source.kind",
-        ('"image", which is not available yet', '"gaussian-mixture" or "uniform" or "points"'),
-    ),
-    "target field": ({"target": 'kind = "field"'}, "target.kind", ("not available yet", "points")),
     # Gaussian mixtures
     "means missing": (
         {"source": 'kind = "gaussian-mixture"\nstds = 0.1'},

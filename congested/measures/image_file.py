@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from congested.errors import InputError
 from congested.geometry import FloatArray
+from congested.measures.base import as_box
 from congested.measures.files import chosen_array, file_type, read_npy
 from congested.measures.image import Image
 
@@ -88,7 +89,13 @@ def image_from_file(
                 file=str(path),
             )
     try:
-        return Image(values[::-1].T if rows_first else values, lower, upper)  # type: ignore[arg-type]
+        lower, upper = as_box(lower, upper)  # type: ignore[arg-type]
+        if len(lower) != values.ndim:
+            raise InputError(
+                f"found numbers along {values.ndim} axes for the box from {lower.tolist()} to "
+                f"{upper.tolist()}; allowed: an axis for each coordinate"
+            )
+        return Image(values[::-1].T if rows_first else values, lower, upper)
     except InputError as error:
         key = error.key if error.key in ("lower", "upper") else None
         raise InputError(error.message, key=key, file=str(path)) from error

@@ -259,8 +259,15 @@ MISTAKES: dict[str, tuple[str, Maker, dict[str, object], str | None, str]] = {
         "a.png",
         lambda file: write_png(file, ROWS.astype(np.uint8)),
         {"lower": [0, 0, 0], "upper": [1, 1, 1]},
-        "lower",
-        "found an array of shape (3,); allowed: 2 numbers",
+        None,
+        "found numbers along 2 axes for the box from [0.0, 0.0, 0.0] to [1.0, 1.0, 1.0]; allowed: ",
+    ),
+    "box without an inside": (
+        "a.png",
+        lambda file: write_png(file, ROWS.astype(np.uint8)),
+        {"lower": [0, 1]},
+        "upper",
+        "found [1.0, 1.0]; allowed: larger than lower = [0.0, 1.0]",
     ),
     "indexing": (
         "a.png",
