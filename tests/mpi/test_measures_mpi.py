@@ -17,6 +17,8 @@ from congested.geometry import Cells, cells_of_mesh
 from congested.measures.base import Measure, restricted_masses
 from congested.measures.density import DensityMeasure
 from congested.measures.gaussian_mixture import GaussianMixture
+from congested.measures.image import Image
+from congested.measures.mesh_field import MeshField
 from congested.measures.points import Points
 from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
 from congested.measures.uniform import UniformBall, UniformBox
@@ -24,7 +26,14 @@ from congested.measures.uniform import UniformBall, UniformBox
 COMM = MPI.COMM_WORLD
 # Points inside, and on vertices and edges of the mesh, where ranks must agree.
 GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 17), np.linspace(-1, 1, 17)), -1).reshape(-1, 2)
+# A mesh of its own: a fan of triangles round a point off the centre.
+RIM = np.stack([np.cos(np.linspace(0, 5.5, 8)), np.sin(np.linspace(0, 5.5, 8))], axis=1)
+FAN = np.array([[0, k + 1, (k + 1) % 8 + 1] for k in range(8)])
 
+GRIDDED: dict[str, Image | MeshField] = {
+    "image": Image(np.random.default_rng(0).random((13, 7)), [-0.9, -0.8], [0.95, 0.7]),
+    "field": MeshField(np.concatenate([[[0.2, -0.1]], RIM]), FAN, point_values=np.arange(9.0) % 4),
+}
 MEASURES: dict[str, Measure] = {
     "mixture": GaussianMixture.from_stds([[0.0, 0.1], [0.3, -0.2]], [0.1, 0.02]),
     "box": UniformBox([-0.7, -0.31], [0.2, 0.83]),
@@ -32,6 +41,7 @@ MEASURES: dict[str, Measure] = {
     "points": Points(GRID),
     "ray-monotone": RayMonotoneSource(RayMonotonePair(1.0, 8, [[0.1, 0.2], [-0.5, 0]], [0, 0.1])),
     "density": DensityMeasure(lambda x: 0.75 * x[:, 0] ** 2, [-1, -1], [1, 1]),
+    **GRIDDED,
 }
 
 
@@ -58,6 +68,26 @@ def test_masses_are_those_of_one_rank(name: str) -> None:
     np.testing.assert_allclose(rows[:, :2], alone.midpoint[order], atol=1e-12)
     np.testing.assert_allclose(rows[:, 2], single.masses[order], rtol=0, atol=1e-11)
     assert restricted.outside == pytest.approx(single.outside, abs=1e-11)
+
+
+@pytest.mark.parametrize("name", GRIDDED)
+def test_vertex_masses_and_range_are_those_of_one_rank(name: str) -> None:
+    measure = GRIDDED[name]
+    together, alone = box_cells(COMM), box_cells(MPI.COMM_SELF)
+    # Each cell's first moment, which does not depend on the order of its vertices.
+    found, expected = (
+        np.c_[
+            cells.midpoint,
+            np.einsum("ni,nid->nd", measure.vertex_masses(cells), cells.simplices),
+            np.stack(measure.density_range(cells), axis=1),
+        ]
+        for cells in (together, alone)
+    )
+    found = np.concatenate(COMM.allgather(found))
+    found = found[np.lexsort(np.round(found[:, :2], 9).T)]
+    expected = expected[np.lexsort(np.round(expected[:, :2], 9).T)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    assert np.ptp(expected[:, 5]) > 0.1
 
 
 def test_a_point_outside_is_reported_on_every_rank() -> None:
