@@ -339,4 +339,4 @@ def test_the_problems_of_the_package_are_there() -> None:
     """None of them was lost."""
     names = {file.stem for file in PROBLEMS.glob("*.toml")}
     expected = {"two_gaussians", "concentric_gaussians", "concentric_gaussians_3d", "points"}
-    assert expected | {"l_shape"} <= names
+    assert expected | {"l_shape", "letter", "disc_field"} <= names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tomllib
 from pathlib import Path
@@ -13,14 +14,16 @@ import pyvista
 from PIL import Image as Pillow
 
 from congested.errors import InputError
+from congested.measures.mesh_field import mesh_field_from_file
 from congested.problem import Problem
 from congested.problem_file import problem_text, read_problem
 
-MESHES = Path(__file__).parents[1] / "meshes"
+ROOT = Path(__file__).parents[1]
+PROBLEMS = ROOT / "scripts" / "problems"
 
 BOX = 'kind = "box"\nlower = [0, 0]\nupper = [2.0, 1.0]\n'
 CUBE = 'kind = "box"\nlower = [0, 0, 0]\nupper = [1, 1, 1]\n'
-MESH = f'kind = "mesh"\nfile = "{MESHES / "l_shape.msh"}"\n'
+MESH = f'kind = "mesh"\nfile = "{ROOT / "meshes" / "l_shape.msh"}"\n'
 BALL = 'kind = "uniform"\nshape = "ball"\ncenter = [0.5, 0.5]\nradius = 0.1\n'
 BALL_3D = BALL.replace("[0.5, 0.5]", "[0.5, 0.5, 0.5]")
 IMAGE = 'kind = "image"\nfile = "data/a.png"\n'
@@ -151,6 +154,64 @@ def test_parts_made_in_python_are_described() -> None:
     assert description["target"]["kind"] == "field"
     assert description["target"]["point_values"] == [0.0, 1.0, 2.0]
     assert "cell_values" not in description["target"]
+
+
+def test_an_image_moves_onto_a_field(directory: Path) -> None:
+    import congested as ct
+
+    tables = '[weight]\nkind = "constant"\n[solver]\nrefine = "none"\n'
+    domain = BOX + "cells = 16"
+    file = directory / "problem.toml"
+    file.write_text(f"[domain]\n{domain}\n[source]\n{IMAGE}\n[target]\n{FIELD}\n{tables}")
+    solution = ct.solve(read_problem(file))
+    # Moments by hand: pixels of 2/3 × 1/2 with 51, 255, 102, 204 and 255 parts; triangles 1 : 3.
+    parts = np.array([51, 255, 102, 204, 255]) / 867
+    centres = np.array([[1, 0.75], [5 / 3, 0.75], [1 / 3, 0.25], [1, 0.25], [5 / 3, 0.25]])
+    triangles = np.array([[0.8 / 3, 0.8 / 3], [1 / 3, 1 / 3]])
+    path = np.array([0.25, 0.75]) @ triangles - parts @ centres
+    solution.write(directory / "result")
+    # The flow carries the centre of one measure to that of the other, but for the cell data.
+    with np.load(directory / "result" / "solution.npz") as arrays:
+        moved = arrays["cell_volume"] @ arrays["momentum"]
+    np.testing.assert_allclose(moved, path, rtol=0, atol=2e-3)
+    assert solution.bounds.upper > np.linalg.norm(moved)
+    result = ct.read_result(directory / "result")
+    assert result["problem"]["source"]["file"] == str(directory / "data" / "a.png")
+    assert result["problem"]["target"]["kind"] == "field"
+    assert max(result["data"]["mass_outside"].values()) == pytest.approx(0.0, abs=1e-14)
+
+
+def test_the_letter_of_the_package_is_upright() -> None:
+    problem = read_problem(ROOT / "scripts" / "problems" / "letter.toml")
+    stem, bar, foot, beside = [0.36, 0.2], [0.65, 0.8], [0.65, 0.2], [0.36, 0.95]
+    density = problem.source.density(np.array([stem, bar, foot, beside]))
+    np.testing.assert_allclose(density[:2], density[0])
+    assert density[0] > 5.0
+    np.testing.assert_array_equal(density[2:], 0.0)
+    left, right, hole = problem.target.density(np.array([[1.2, 0.5], [1.8, 0.5], [1.5, 0.5]]))
+    assert right > 1.8 * left > 0.0
+    assert hole == 0.0
+
+
+def test_the_script_makes_the_files_of_the_package(tmp_path: Path) -> None:
+    specification = importlib.util.spec_from_file_location(
+        "make_images", ROOT / "scripts" / "make_images.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    assert script.main(["--output", str(tmp_path)]) == 0
+    for name in ("letter.png", "ring.png"):
+        with Pillow.open(tmp_path / name) as new, Pillow.open(PROBLEMS / name) as old:
+            np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
+    for array in ("hill", "sector"):
+        new, old = (
+            mesh_field_from_file(folder / "disc_field.vtu", array)
+            for folder in (tmp_path, PROBLEMS)
+        )
+        assert new.integral == pytest.approx(old.integral, rel=1e-14)
+        np.testing.assert_allclose(new.points, old.points, rtol=0, atol=1e-15)
 
 
 # (source, domain, key, what else the message must say)
