@@ -36,11 +36,12 @@ def image_from_file(
     Parameters
     ----------
     path
-        ``.png``: grey of 1 to 16 bits or colour, of which the luminance counts (0.299 R + 0.587 G +
-        0.114 B, the numbers as they stand in the file); the density is luminance times opacity, so
-        that nothing is where the picture is transparent. ``.npy``: numbers ≥ 0 along 2 or 3
-        axes. ``.vti``: one array of cell data or, where there are none, of point data; the voxels
-        are then centred on the points. A grid of one layer in z counts as 2D.
+        ``.png``: grey of 1 to 16 bits, or colour (of 16 bits a channel 8 are read), of which the
+        luminance counts: 0.299 R + 0.587 G + 0.114 B of the numbers as they stand in the file. The
+        density is luminance times opacity: nothing is where the picture is transparent.
+        ``.npy``: numbers ≥ 0 along 2 or 3 axes. ``.vti``: one array of cell data or, where there
+        are none, of point data; the voxels are then centred on the points. A grid of one layer in
+        z counts as 2D.
     lower, upper
         Corners (d,) of the box that the image fills. None: those of the grid of a ``.vti`` file;
         the other kinds of files know none.
