@@ -34,17 +34,16 @@ def _exp_small(t: float) -> float:
 
 
 @_compiled
-def _mean(
+def _values(
     points: FloatArray,
-    weights: FloatArray,
     start: int,
     end: int,
     white: FloatArray,
     origin: FloatArray,
     exponent: float,
-) -> float:
-    """Return the mean of exp(exponent − (|y|² − |origin|²)/2) on a piece, y − origin in `white`."""
-    total = 0.0
+    values: FloatArray,
+) -> None:
+    """Set `values` to exp(exponent − (|y|² − |origin|²)/2) on a piece, y − origin in `white`."""
     for q in range(start, end):
         change = exponent
         for row in range(origin.shape[0]):
@@ -52,23 +51,21 @@ def _mean(
             for corner in range(white.shape[0]):
                 entry += points[corner, q] * white[corner, row]
             change -= entry * (origin[row] + 0.5 * entry)
-        total += weights[q] * math.exp(change)
-    return total
+        values[q - start] = math.exp(change)
 
 
 # Reordered sums let the compiler use vector instructions, where most of the time goes.
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _mean_small(
+def _values_small(
     points: FloatArray,
-    weights: FloatArray,
     start: int,
     end: int,
     white: FloatArray,
     origin: FloatArray,
     squarings: int,
     values: FloatArray,
-) -> float:
-    """Return the same mean without the factor exp(exponent), by a polynomial and squarings."""
+) -> None:
+    """Set the same values without the factor exp(exponent), by a polynomial and squarings."""
     scale = 0.5**squarings
     x0, y0 = white[0, 0], white[0, 1]
     x1, x2 = white[1, 0] - x0, white[2, 0] - x0
@@ -93,10 +90,30 @@ def _mean_small(
     for _ in range(squarings):
         for q in range(end - start):
             values[q] *= values[q]
-    total = 0.0
-    for q in range(end - start):
-        total += weights[start + q] * values[q]
-    return total
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _add_means(
+    points: FloatArray,
+    weights: FloatArray,
+    start: int,
+    end: int,
+    values: FloatArray,
+    factor: float,
+    means: FloatArray,
+) -> None:
+    """Add factor times the mean of the values, or their means against each λ_i, to `means`."""
+    if means.shape[0] == 1:
+        total = 0.0
+        for q in range(end - start):
+            total += weights[start + q] * values[q]
+        means[0] += factor * total
+        return
+    for corner in range(means.shape[0]):
+        total = 0.0
+        for q in range(end - start):
+            total += weights[start + q] * points[corner, start + q] * values[q]
+        means[corner] += factor * total
 
 
 @_compiled
@@ -130,11 +147,16 @@ def mixture_rule(
     whitening: FloatArray,
     norms: FloatArray,
     log_factors: FloatArray,
+    moments: int,
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Return the mean density of the mixture on simplices and whether they must be cut."""
+    """Return means on simplices (n, moments) and whether these must be cut.
+
+    With moments = 1 the means of the density, with moments = d + 1 those of the density times each
+    barycentric coordinate of the piece.
+    """
     number, corners, dimension = pieces.shape
     components = means.shape[0]
-    mean_density = np.zeros(number)
+    result = np.zeros((number, moments))
     must_cut = np.zeros(number, dtype=np.bool_)
     whites = np.empty((components, dimension))
     distances = np.empty(components)
@@ -197,12 +219,66 @@ def mixture_rule(
             start, end = first[chosen], first[chosen + 1]
             largest = (distances[j] + 0.5 * reach) * reach
             if largest > _LARGEST_EXPONENT or exponent < -600.0:
-                mean_density[i] += _mean(points, weights, start, end, white, whites[j], exponent)
+                _values(points, start, end, white, whites[j], exponent, values)
+                _add_means(points, weights, start, end, values, 1.0, result[i])
                 continue
             squarings = 0
             while largest > _SMALL_EXPONENT:
                 largest *= 0.5
                 squarings += 1
-            total = _mean_small(points, weights, start, end, white, whites[j], squarings, values)
-            mean_density[i] += math.exp(exponent) * total
-    return mean_density, must_cut
+            _values_small(points, start, end, white, whites[j], squarings, values)
+            _add_means(points, weights, start, end, values, math.exp(exponent), result[i])
+    return result, must_cut
+
+
+@_compiled
+def mixture_ranges(
+    simplices: FloatArray, means: FloatArray, whitening: FloatArray, log_factors: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return bounds (n,) of the density from below and above, and of its distance from affine ones.
+
+    The last one bounds the root mean square of the density minus some affine function. See
+    `GaussianMixture.density_range` and `GaussianMixture.affine_error` for the inequalities.
+    """
+    number, corners, dimension = simplices.shape
+    lowest, highest, remainder = np.zeros(number), np.zeros(number), np.zeros(number)
+    white, centre = np.empty((corners, dimension)), np.empty(dimension)
+    for i in range(number):
+        for j in range(means.shape[0]):
+            for row in range(dimension):
+                centre[row] = 0.0
+                for corner in range(corners):
+                    entry = 0.0
+                    for k in range(row + 1):  # the whitening matrix is lower triangular
+                        entry += whitening[j, row, k] * (simplices[i, corner, k] - means[j, k])
+                    white[corner, row] = entry
+                    centre[row] += entry / corners
+            # Squared distances from the mean and, about the centre of the cell, of the vertices.
+            farthest, below, middle = 0.0, np.inf, 0.0
+            reach, spread = 0.0, 0.0
+            for row in range(dimension):
+                middle += centre[row] ** 2
+            for corner in range(corners):
+                square, product, offset = 0.0, 0.0, 0.0
+                for row in range(dimension):
+                    square += white[corner, row] ** 2
+                    product += white[corner, row] * centre[row]
+                    offset += (white[corner, row] - centre[row]) ** 2
+                farthest = max(farthest, square)
+                below = min(below, product)
+                reach = max(reach, offset)
+                spread += offset
+            # A convex function lies above its tangent, and this has its minimum at a vertex.
+            nearest = min(max(0.0, 2.0 * below - middle), farthest)
+            low = math.exp(log_factors[j] - 0.5 * farthest)
+            high = math.exp(log_factors[j] - 0.5 * nearest)
+            lowest[i] += low
+            highest[i] += high
+            # |y'D²N y| <= N max(1, q − 1) |y|² in whitened coordinates at the squared distance q.
+            bend = high
+            worst = min(max(nearest, 3.0), farthest)
+            if worst > 2.0:
+                bend = max(bend, (worst - 1.0) * math.exp(log_factors[j] - 0.5 * worst))
+            fourth = reach * spread / (corners * (corners + 1))
+            remainder[i] += min(0.5 * (high - low), 0.5 * bend * math.sqrt(fourth))
+    return lowest, highest, remainder

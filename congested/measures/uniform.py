@@ -6,12 +6,24 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from congested.errors import InputError
-from congested.geometry import Cells, FloatArray, simplex_volumes
+from congested.geometry import Cells, FloatArray, barycentric_coordinates, simplex_volumes
 from congested.measures.base import as_array, check_dimension, check_uniforms
-from congested.measures.radial import ball_simplex_volumes, ball_volume
+from congested.measures.radial import (
+    ball_simplex_moments,
+    ball_simplex_volumes,
+    ball_volume,
+)
 from congested.quadrature import clip_to_box
+
+
+def _range(
+    inside: npt.NDArray[np.bool_], masses: FloatArray, density: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return the range of a constant density on cells inside, cut (some mass) and outside."""
+    return np.where(inside, density, 0.0), np.where(inside | (masses > 0.0), density, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +81,23 @@ class UniformBox:
         volumes = np.bincount(owner, simplex_volumes(pieces), cells.number).astype(np.float64)
         volumes[whole] = cells.volume[whole]
         return volumes / np.prod(self.upper - self.lower)
+
+    def vertex_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return ∫_T λ_i dμ (n, d+1) of each owned cell, exact to rounding."""
+        pieces, owner, whole = clip_to_box(cells.simplices, self.lower, self.upper)
+        masses = np.zeros((cells.number, cells.dimension + 1))
+        # λ_i is affine: its mean over a piece is that of its values at the corners.
+        means = barycentric_coordinates(cells.simplices[owner], pieces).mean(axis=1)
+        np.add.at(masses, owner, simplex_volumes(pieces)[:, None] * means)
+        masses[whole] = cells.volume[whole, None] / (cells.dimension + 1)
+        return masses / np.prod(self.upper - self.lower)
+
+    def density_range(self, cells: Cells) -> tuple[FloatArray, FloatArray]:
+        """Return bounds (n,), (n,) of the density on each owned cell."""
+        density = 1.0 / float(np.prod(self.upper - self.lower))
+        low, high = cells.simplices.min(axis=1), cells.simplices.max(axis=1)
+        inside = ((low >= self.lower) & (high <= self.upper)).all(axis=1)
+        return _range(inside, self.cell_masses(cells), density)
 
     def sample(self, uniforms: FloatArray) -> FloatArray:
         """Map numbers (m, d) in [0, 1) to samples (m, d)."""
@@ -129,6 +158,33 @@ class UniformBall:
         """Return the share of the ball in each owned cell, exact to rounding."""
         volumes = ball_simplex_volumes(cells.simplices, self.center, self.radius)
         return np.asarray(volumes / ball_volume(self.dimension, self.radius), dtype=np.float64)
+
+    def vertex_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return ∫_T λ_i dμ (n, d+1) of each owned cell, exact to rounding.
+
+        In a cell that the sphere cuts rounding costs some 1e-16 times the radius over its size.
+        """
+        simplices = cells.simplices
+        volumes = ball_simplex_volumes(simplices, self.center, self.radius)
+        masses = np.repeat(volumes[:, None] / (cells.dimension + 1), cells.dimension + 1, axis=1)
+        cut = np.flatnonzero((volumes > 0.0) & ~self._holds(cells))
+        moments = ball_simplex_moments(simplices[cut], self.center, self.radius)
+        # ∫ λ_i over the part in the ball, with λ_i taken at the centre of the cell plus its slope.
+        middle = cells.midpoint[cut] - self.center
+        about = moments - volumes[cut, None] * middle
+        parts = np.einsum("nid,nd->ni", cells.barycentric_gradients[cut], about)
+        masses[cut] = np.maximum(masses[cut] + parts, 0.0)
+        return np.asarray(masses / ball_volume(self.dimension, self.radius), dtype=np.float64)
+
+    def density_range(self, cells: Cells) -> tuple[FloatArray, FloatArray]:
+        """Return bounds (n,), (n,) of the density on each owned cell."""
+        density = 1.0 / ball_volume(self.dimension, self.radius)
+        return _range(self._holds(cells), self.cell_masses(cells), density)
+
+    def _holds(self, cells: Cells) -> npt.NDArray[np.bool_]:
+        """Return which cells (n,) lie wholly in the ball."""
+        distance = np.linalg.norm(cells.simplices - self.center, axis=2)
+        return (distance <= self.radius).all(axis=1)
 
     def sample(self, uniforms: FloatArray) -> FloatArray:
         """Map numbers (m, d) in [0, 1) to samples (m, d): radius, angle, height."""
