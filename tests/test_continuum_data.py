@@ -14,6 +14,7 @@ from mpi4py import MPI
 
 from congested import nested_iteration
 from congested.cell_data import make_cell_data
+from congested.certificate import Bounds, CellIntegrals
 from congested.continuum_data import (
     MASS_TOLERANCE,
     ContinuumData,
@@ -22,7 +23,7 @@ from congested.continuum_data import (
 )
 from congested.data_error import discarded_mass_error, moved_mass_error
 from congested.domain import Box, create_mesh
-from congested.errors import InputError
+from congested.errors import InputError, NotConverged
 from congested.geometry import cells_of_mesh
 from congested.io.result import read_result
 from congested.measures.base import restricted_masses
@@ -34,6 +35,7 @@ from congested.measures.uniform import UniformBall, UniformBox
 from congested.nested_iteration import solve
 from congested.problem import OutputOptions, Problem
 from congested.solution import Solution, Status
+from congested.solvers import level
 from congested.weights.base import CellWeight
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates
@@ -126,6 +128,25 @@ def test_the_solver_refines_until_there_is_an_upper_bound() -> None:
     solution = run(two_gaussians(cells=4, std=0.02), relative_gap=0.1)
     assert solution.status is Status.CONVERGED
     assert solution.levels > 3
+
+
+def test_a_mesh_without_upper_bound_leaves_a_start_for_the_next() -> None:
+    # What the next mesh starts from is taken from the gap of the problem with cell data.
+    solution = run(two_gaussians(cells=4, std=0.002), max_cells=300)
+    assert solution.levels == 2
+    assert "raise max_cells (now 300)" in solution.reason
+    assert solution.bounds.lower > 0.3
+    assert solution.solver["newton_iterations"] < 60
+
+
+def test_bounds_that_cross_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crossed(*arguments: Any) -> tuple[CellIntegrals, Bounds]:
+        integrals, bounds = continuum_bounds(*arguments)
+        return integrals, dataclasses.replace(bounds, lower=bounds.upper * (1.0 + 1e-9))
+
+    monkeypatch.setattr(level, "continuum_bounds", crossed)
+    with pytest.raises(NotConverged, match="are no bounds"):
+        run(two_gaussians(std=0.13), refine="none")
 
 
 # --- from the written files, with NumPy alone -------------------------------------------------

@@ -141,6 +141,21 @@ def test_the_bound_is_sharp_to_second_order():
     assert rates.min() > 1.9, (rates, excess)
 
 
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("size", [1e-4, 1e-3, 1e-2, 0.05, 0.2])
+def test_one_gaussian_is_bounded_to_third_order(dimension, size):
+    # No panels, no sum: what is left is the polynomial above exp of a quadratic function.
+    own, _ = pair("slanted", dimension)
+    below = weight_from_below(MeasureWeight(own), own, own, 1.0, 1e-3)
+    cells = random_cells(dimension, size)
+    density = own.density(points_in(cells)[1])
+    excess = ratio(below, density, cells)[density.reshape(len(cells), -1).min(axis=1) > 1e-3] - 1.0
+    assert excess.min() >= -1e-13
+    # The smallest standard deviation is 0.04, and the worst cell some of them away.
+    if size < 0.005:
+        assert excess.max() < 2e6 * size**3
+
+
 def test_cells_of_any_size_next_to_a_narrow_gaussian():
     # The narrow end would be chosen at its own point: it must not spoil a cell that it lies in.
     source = GaussianMixture.from_stds([[0.5, 0.5]], 1e-3)
