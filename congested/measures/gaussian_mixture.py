@@ -45,11 +45,8 @@ from congested.measures.base import (
     normalised_weights,
     run_collectively,
 )
-from congested.measures.gaussian_kernels import (
-    mixture_density,
-    mixture_ranges,
-    mixture_rule,
-)
+from congested.measures.gaussian_kernels import mixture_density, mixture_rule
+from congested.measures.gaussian_ranges import affine_errors, density_ranges
 from congested.quadrature import integrate_adaptively, simplex_rule
 
 # Degrees of the ladder of rules; all have positive weights.
@@ -225,29 +222,15 @@ class GaussianMixture:
         )
 
     def density_range(self, cells: Cells) -> tuple[FloatArray, FloatArray]:
-        """Return bounds (n,), (n,) of the density on each owned cell from below and above.
-
-        Each component is smallest at a vertex, and not larger than where the squared distance from
-        its mean, a convex function, would be smallest if it were its tangent at the midpoint.
-        """
-        lower, upper, _ = self._ranges(cells)
-        return lower, upper
+        """Return rigorous bounds (n,), (n,) of the density on each owned cell."""
+        return density_ranges(cells.simplices, *self.exponents())
 
     def affine_error(self, cells: Cells) -> FloatArray:
-        r"""Return bounds (n,) of how far the density is from an affine function on each cell.
+        """Return rigorous bounds (n,) of the distance of the density from an affine function.
 
         That is the root mean square over the cell of the difference, for the best affine function.
-        Taylor's formula about the midpoint x_T leaves ½ max |D²N[e, e]| |x − x_T|² of a component
-        N. In whitened coordinates z about its mean, D²N[e, e] = N ((z·e)² − |e|²) lies between −N
-        and N (|z|² − 1), and ∫_T |x − x_T|⁴ is at most the largest |v_i − x_T|² times
-        ∫_T |x − x_T|² = |T| Σ_i |v_i − x_T|² / ((d+1)(d+2)). On coarse cells half the range of the
-        density is smaller and is taken.
         """
-        return self._ranges(cells)[2]
-
-    def _ranges(self, cells: Cells) -> tuple[FloatArray, FloatArray, FloatArray]:
-        means, whitening, _, log_factors = self._components
-        return mixture_ranges(cells.simplices, means, whitening, log_factors)
+        return affine_errors(cells.simplices, *self.exponents())
 
     def _integrals(self, simplices: FloatArray, tolerance: float, vertices: bool) -> FloatArray:
         """Return masses (n, 1) or vertex masses (n, d+1) of disjoint simplices (n, d+1, d)."""

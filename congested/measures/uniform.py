@@ -26,6 +26,38 @@ def _range(
     return np.where(inside, density, 0.0), np.where(inside | (masses > 0.0), density, 0.0)
 
 
+def _affine_error(
+    vertex_masses: FloatArray,
+    volume: FloatArray,
+    lower: FloatArray,
+    upper: FloatArray,
+    rounding: float,
+) -> FloatArray:
+    """Return the distance of a density from affine functions that is 0 or a constant everywhere.
+
+    The mean of the square of such a density f is its mean times the constant, and by Pythagoras the
+    mean square of f less its affine projection is that less the mean square of the projection,
+    which the vertex masses tell (see `continuum.affine_deviation`).
+
+    Parameters
+    ----------
+    vertex_masses, volume
+        ∫_T λ_i dμ (n, d+1) and |T| (n,).
+    lower, upper
+        Range of the density (n,), (n,).
+    rounding
+        What rounding may take from the mean square, over the square of the constant.
+    """
+    corners = vertex_masses.shape[1]
+    number = corners * (corners + 1)
+    density = upper - lower
+    mean = vertex_masses.sum(axis=1) / volume
+    deviation = vertex_masses - vertex_masses.mean(axis=1, keepdims=True)
+    projection = mean**2 + number * np.einsum("ni,ni->n", deviation, deviation) / volume**2
+    square = np.maximum(density * mean - projection, 0.0) + rounding * density**2
+    return np.minimum(np.sqrt(square), 0.5 * density)
+
+
 @dataclass(frozen=True, eq=False)
 class UniformBox:
     """Uniform distribution on a box with edges along the axes.
@@ -98,6 +130,12 @@ class UniformBox:
         low, high = cells.simplices.min(axis=1), cells.simplices.max(axis=1)
         inside = ((low >= self.lower) & (high <= self.upper)).all(axis=1)
         return _range(inside, self.cell_masses(cells), density)
+
+    def affine_error(self, cells: Cells) -> FloatArray:
+        """Return the distance (n,) of the density from an affine function on each owned cell."""
+        return _affine_error(
+            self.vertex_masses(cells), cells.volume, *self.density_range(cells), rounding=1e-12
+        )
 
     def sample(self, uniforms: FloatArray) -> FloatArray:
         """Map numbers (m, d) in [0, 1) to samples (m, d)."""
@@ -180,6 +218,13 @@ class UniformBall:
         """Return bounds (n,), (n,) of the density on each owned cell."""
         density = 1.0 / ball_volume(self.dimension, self.radius)
         return _range(self._holds(cells), self.cell_masses(cells), density)
+
+    def affine_error(self, cells: Cells) -> FloatArray:
+        """Return the distance (n,) of the density from an affine function on each owned cell."""
+        # The vertex masses of cells that are much smaller than the ball have fewer digits.
+        return _affine_error(
+            self.vertex_masses(cells), cells.volume, *self.density_range(cells), rounding=1e-7
+        )
 
     def _holds(self, cells: Cells) -> npt.NDArray[np.bool_]:
         """Return which cells (n,) lie wholly in the ball."""
