@@ -209,10 +209,13 @@ def _free_stuck_mass(
     around = vertices.sum_over_cells(np.repeat(weight.masses[:, None], cells.dimension + 1, axis=1))
     local = around[vertices.dofmap]
     reachable = stuck & (local.sum(axis=1) > weight.masses * (cells.dimension + 1) * (1.0 + 1e-9))
-    # A stuck cell prefers its vertices with much weight around, and so the best road near it.
+    # A stuck cell prefers its vertices with much weight around, and so the best road near it. The
+    # largest one counts as one: the square of a Gaussian's tail may be no number.
+    best = np.where(reachable, local.max(axis=1, initial=0.0), 1.0)
+    squares = (local / best[:, None]) ** 2
     share = np.divide(
-        local**2,
-        (local**2).sum(axis=1, keepdims=True),
+        squares,
+        squares.sum(axis=1, keepdims=True),
         out=np.zeros_like(local),
         where=reachable[:, None],
     )

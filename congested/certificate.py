@@ -15,19 +15,14 @@ the certificate from that file alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from congested.geometry import FloatArray, barycentric_gradients, simplex_volumes
+from congested.geometry import EDGES, FloatArray, barycentric_gradients, simplex_volumes
 from congested.integrand import capacity as capacity_of
 from congested.integrand import gradient_penalty, transport_cost
-
-# Local edges of a simplex as pairs of local vertices, in the order of P2's edge values.
-EDGES = {
-    2: ((1, 2), (0, 2), (0, 1)),
-    3: ((2, 3), (1, 3), (1, 2), (0, 3), (0, 2), (0, 1)),
-}
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,10 @@ class Bounds:
         Bounds in units of mass times length.
     scope
         "cell-data": exact for the problem with piecewise constant data of the cell masses.
+        "continuum": for the original densities.
     data_error
-        Estimate of the difference between that problem and the one with the original data.
+        Estimate of the difference between the problem of the scope and the one with the original
+        data: 0 for the continuum.
     """
 
     lower: float
@@ -56,7 +53,9 @@ class Bounds:
 
     @property
     def relative_gap(self) -> float:
-        """Gap over the larger bound; 0 if both are 0."""
+        """Gap over the larger bound; 0 if both are 0, infinite if a bound is."""
+        if math.isinf(self.gap):
+            return math.inf
         scale = max(abs(self.upper), abs(self.lower))
         return self.gap / scale if scale > 0.0 else 0.0
 
@@ -84,6 +83,10 @@ class CellFields:
         Densities (n,): cell masses over cell volumes.
     gap_indicator
         η_T (n,), whose sum is the gap.
+    source_vertex_masses, target_vertex_masses, source_affine_error, target_affine_error, \
+inverse_weight
+        What bounds for the original densities need, see `continuum.ContinuumFields`; None for
+        bounds of the problem with cell data.
     """
 
     potential: FloatArray
@@ -95,6 +98,11 @@ class CellFields:
     source: FloatArray
     target: FloatArray
     gap_indicator: FloatArray
+    source_vertex_masses: FloatArray | None = None
+    target_vertex_masses: FloatArray | None = None
+    source_affine_error: FloatArray | None = None
+    target_affine_error: FloatArray | None = None
+    inverse_weight: FloatArray | None = None
 
 
 @dataclass(frozen=True)

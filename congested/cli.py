@@ -25,7 +25,7 @@ from rich.text import Text
 
 from congested import parallel, report
 from congested.errors import CongestedError, InfeasibleProblem, InputError
-from congested.problem import FORMATS, LOWER_BOUNDS, METHODS, REFINEMENTS, Problem
+from congested.problem import FORMATS, LOWER_BOUNDS, METHODS, REFINEMENTS, SCOPES, Problem
 from congested.version import __version__
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ def _parser() -> _Parser:
     add("--max-cells", type=_count, metavar="N", help="do not refine beyond so many cells")
     add("--max-seconds", type=_positive, metavar="S", help="start nothing new after this time")
     add("--lower-bound", type=_word(LOWER_BOUNDS), metavar="SPACE", help=" or ".join(LOWER_BOUNDS))
+    add("--scope", type=_word(SCOPES), metavar="WHAT", help=" or ".join(SCOPES))
     add("--formats", type=_formats, metavar="LIST", help=f"field files: {','.join(FORMATS)}")
     add(
         "--overview",
@@ -261,7 +262,7 @@ def _parser() -> _Parser:
 
 def _override(problem: Problem, arguments: argparse.Namespace) -> Problem:
     """Return the problem as the flags change it."""
-    names = ("relative_gap", "method", "refine", "max_cells", "max_seconds", "lower_bound")
+    names = ("relative_gap", "method", "refine", "max_cells", "max_seconds", "lower_bound", "scope")
     solver = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.petsc:
         solver["petsc"] = {**problem.solver.petsc, **arguments.petsc}

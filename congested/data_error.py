@@ -28,6 +28,9 @@ from congested.integrand import capacity as capacity_of
 from congested.integrand import gradient_penalty
 from congested.weights.base import CellWeight
 
+# Mass that the rounding and the quadrature of cell masses may take away or add.
+_QUADRATURE = 1e-9
+
 
 def load_change(
     coarse: CellData,
@@ -117,12 +120,32 @@ def moved_mass_error(data: CellData, potential: FloatArray) -> float:
     potential
         Potential at the vertices (n, d+1); its longest mean gradient is the price per length.
     """
-    lengths = np.linalg.norm(gradient_at_vertices(data.cells.simplices, potential)[:, 0], axis=1)
-    used = np.where(data.active & (data.source + data.target > 0.0), lengths, 0.0)
-    mass = data.cells.total(data.source + data.target)
-    price = max(1.0, data.cells.total((data.source + data.target) * used) / max(mass, 1e-300))
+    return _price(data, potential) * (data.record["mass_moved"]["cost"] + _discarded(data))
+
+
+def discarded_mass_error(data: CellData, potential: FloatArray) -> float:
+    """Return the part of `moved_mass_error` that mass taken out of closed cells has (collective).
+
+    Bounds for the original densities are for what is left of them, rescaled; 0 where no more was
+    taken than quadrature errs.
+    """
+    rescaled = data.record["mass_rescaled"]
+    if max(rescaled["source"], rescaled["target"]) <= _QUADRATURE:
+        return 0.0
+    return _discarded(data) * _price(data, potential)
+
+
+def _discarded(data: CellData) -> float:
+    """Return the mass that was taken away times the way it would have to go."""
     rescaled = data.record["mass_rescaled"]
     # Each mass is counted twice in an L¹ difference: where it was taken and where it went.
     spread = 0.5 * (rescaled["source"] + rescaled["target"])
-    diagonal = float(np.linalg.norm(data.cells.upper - data.cells.lower))
-    return price * (data.record["mass_moved"]["cost"] + spread * diagonal)
+    return float(spread * np.linalg.norm(data.cells.upper - data.cells.lower))
+
+
+def _price(data: CellData, potential: FloatArray) -> float:
+    """Return the mean length of ∇u where mass is, at least 1 (collective)."""
+    lengths = np.linalg.norm(gradient_at_vertices(data.cells.simplices, potential)[:, 0], axis=1)
+    used = np.where(data.active & (data.source + data.target > 0.0), lengths, 0.0)
+    mass = data.cells.total(data.source + data.target)
+    return max(1.0, data.cells.total((data.source + data.target) * used) / max(mass, 1e-300))

@@ -291,3 +291,20 @@ def momentum_function(mesh: Mesh, cells: Cells, flux: FloatArray) -> fem.Functio
     momentum.interpolate(expression(slope * position + constant, space))
     momentum.x.scatter_forward()
     return momentum
+
+
+def p1_function(mesh: Mesh, vertex_values: FloatArray) -> fem.Function:
+    """Return the P1 function "potential" with the given values at the cells' vertices (n, d+1)."""
+    function = fem.Function(fem.functionspace(mesh, ("Lagrange", 1)), name="potential")
+    dofmap = function.function_space.dofmap.list[: len(vertex_values)]
+    function.x.array[dofmap] = vertex_values
+    function.x.scatter_forward()
+    return function
+
+
+def cell_function(mesh: Mesh, name: str, values: FloatArray) -> fem.Function:
+    """Return the function of a name that has the given value (n,) in each cell."""
+    function = fem.Function(fem.functionspace(mesh, ("DG", 0)), name=name)
+    function.x.array[: len(values)] = values
+    function.x.scatter_forward()
+    return function

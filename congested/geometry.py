@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+# Local edges of a simplex as pairs of local vertices, in the order of P2's edge values.
+EDGES = {
+    2: ((1, 2), (0, 2), (0, 1)),
+    3: ((2, 3), (1, 3), (1, 2), (0, 3), (0, 2), (0, 1)),
+}
+
 
 def simplex_volumes(simplices: FloatArray) -> FloatArray:
     """Return the volumes (n,) of simplices with vertices (n, d+1, d)."""
@@ -34,6 +40,13 @@ def barycentric_gradients(simplices: FloatArray) -> FloatArray:
     # Row i of the inverse transpose of the edge matrix is the gradient of coordinate i + 1.
     inner = np.swapaxes(np.linalg.inv(edges), 1, 2)
     return np.concatenate([-inner.sum(axis=1, keepdims=True), inner], axis=1)
+
+
+def barycentric_coordinates(simplices: FloatArray, points: FloatArray) -> FloatArray:
+    """Return the barycentric coordinates (n, k, d+1) of points (n, k, d), k for each simplex."""
+    offsets = points - simplices.mean(axis=1, keepdims=True)
+    share = 1.0 / simplices.shape[1]
+    return share + np.einsum("nkd,nid->nki", offsets, barycentric_gradients(simplices))
 
 
 # Children of the red refinement as pairs of vertices whose midpoint is the child's vertex. The

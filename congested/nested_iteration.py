@@ -10,21 +10,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from dolfinx import fem
 from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
-from congested.cell_data import make_cell_data
+from congested.cell_data import CellData, make_cell_data
 from congested.certificate import Bounds
-from congested.data_error import load_change, moved_mass_error, spread_error, weight_error
-from congested.discretization import momentum_function
+from congested.continuum_data import ContinuumData, check_scope, make_continuum_data
+from congested.data_error import (
+    discarded_mass_error,
+    load_change,
+    moved_mass_error,
+    spread_error,
+    weight_error,
+)
+from congested.discretization import cell_function, momentum_function, p1_function
 from congested.domain import create_mesh, refine_uniformly
-from congested.errors import InfeasibleProblem, NotConverged
-from congested.geometry import Cells, FloatArray, IntArray, cells_of_mesh, split_simplices
+from congested.errors import InfeasibleProblem, InputError, NotConverged
+from congested.geometry import Cells, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
 from congested.measures.points import away_from_facets
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
-from congested.problem import Problem, SolverOptions, check_dimensions
+from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status, Values
 from congested.solvers.level import LevelGoal, LevelResult, solve_level
 from congested.solvers.linear import LinearStatistics
@@ -45,6 +51,7 @@ def solve(
     max_cells: int | None = None,
     max_seconds: float | None = None,
     lower_bound: str | None = None,
+    scope: str | None = None,
     petsc: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
@@ -70,6 +77,8 @@ def solve(
         Limits; the best bounds so far are returned when one is met.
     lower_bound
         "auto", "p1" or "p2".
+    scope
+        "cell-data" or "continuum": what the bounds hold for.
     petsc
         PETSc options of the linear solves, for example ``{"ksp_rtol": 1e-10}``.
     progress
@@ -85,7 +94,8 @@ def solve(
     Raises
     ------
     InputError
-        If the problem or an option is wrong.
+        If the problem or an option is wrong, or bounds for the original densities are asked for
+        and not known.
     InfeasibleProblem
         If some part of the domain cannot balance its mass.
     NotConverged
@@ -99,6 +109,7 @@ def solve(
         "max_cells": max_cells,
         "max_seconds": max_seconds,
         "lower_bound": lower_bound,
+        "scope": scope,
         "petsc": petsc,
     }
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
@@ -119,6 +130,8 @@ class _Level:
     result: LevelResult
     # What the refinement of the data added since the mesh before; None on the first mesh.
     load_change: float | None
+    # Data of the bounds for the original densities, if these were asked for.
+    continuum: ContinuumData | None
 
 
 @dataclass
@@ -141,6 +154,7 @@ class _Run:
         return self.problem.solver
 
     def solve(self) -> Solution:
+        check_scope(self.problem)
         with self.watch("setup"):
             mesh = create_mesh(self.problem.domain, self.comm)
             check_dimensions(self.problem, mesh.topology.dim)
@@ -187,6 +201,8 @@ class _Run:
             weight = cell_weight(problem.weight, start, end, cells)
         with self.watch("setup"):
             data = make_cell_data(mesh, cells, source, target, weight, problem.strength)
+        with self.watch("certify"):
+            continuum = self._continuum_data(data, weight, number)
         goal = LevelGoal(
             self.options.relative_gap, self.options.lower_bound, not self._may_refine(mesh, size)
         )
@@ -204,6 +220,7 @@ class _Run:
                 monitor,
                 None if coarse is None or parent is None else (coarse.result, parent),
                 lambda: self.stopped_by is not None,
+                continuum,
             )
         if result is None:
             return None
@@ -229,7 +246,20 @@ class _Run:
                 number,
                 " and ".join(result.unfinished),
             )
-        return _Level(mesh, cells, weight, result, change)
+        return _Level(mesh, cells, weight, result, change, continuum)
+
+    def _continuum_data(
+        self, data: CellData, weight: CellWeight, number: int
+    ) -> ContinuumData | None:
+        if self.options.scope != CONTINUUM:
+            return None
+        try:
+            return make_continuum_data(self.problem, data, weight)
+        except InputError as error:
+            if number == 0:
+                raise
+            # The mesh before has bounds; they are kept.
+            raise NotConverged(str(error)) from error
 
     def _monitor(
         self, number: int, size: int, stage: str, step: NewtonStep, coarse: _Level | None
@@ -303,6 +333,8 @@ class _Run:
             return self._unfinished_text(level)
         if self.options.refine == "none":
             return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
+        if np.isinf(level.result.bounds.upper):
+            begin += "the weight varies too much inside some cells for an upper bound; "
         return begin + (
             f"the next mesh would have {2**level.mesh.topology.dim * size} cells; raise "
             f"max_cells (now {self.options.max_cells}) or the relative gap asked for"
@@ -343,23 +375,36 @@ class _Run:
         ]
         return spread_error(cells, level.result.potential.vertices, masses[0] - masses[1])
 
+    def _data_error(self, level: _Level) -> tuple[float, dict[str, float]]:
+        """Return how far cell data may move the cost, and the parts of it."""
+        data, potential = level.result.data, level.result.potential.vertices
+        change = level.load_change
+        if change is None:
+            change = self._load_change_of_first_mesh(level)
+        sampling = weight_error(data, level.weight, potential)
+        moved = moved_mass_error(data, potential)
+        parts = {"load": change, "weight_standard_error": sampling, "moved_mass": moved}
+        return change + 2.0 * sampling + moved, parts
+
     def _solution(self, level: _Level, levels: int, status: Status, reason: str) -> Solution:
         result, mesh, cells = level.result, level.mesh, level.cells
-        with self.watch("certify"):
-            change = level.load_change
-            if change is None:
-                change = self._load_change_of_first_mesh(level)
-            sampling = weight_error(result.data, level.weight, result.potential.vertices)
-            moved = moved_mass_error(result.data, result.potential.vertices)
-            bounds = dataclasses.replace(result.bounds, data_error=change + 2.0 * sampling + moved)
         totals = result.totals
+        with self.watch("certify"):
+            if level.continuum is None:
+                error, parts = self._data_error(level)
+            else:
+                error = discarded_mass_error(result.data, result.potential.vertices)
+                parts = {
+                    "discarded_mass": error,
+                    "subtracted_for_tolerances": totals["critic_loss"]
+                    - totals["penalty"]
+                    - result.bounds.lower,
+                    "weight_bound_loss": level.continuum.weight_loss,
+                }
+        bounds = dataclasses.replace(result.bounds, data_error=error)
         data = {
             **result.data.record,
-            "cost_error": {
-                "load": change,
-                "weight_standard_error": sampling,
-                "moved_mass": moved,
-            },
+            "cost_error": parts,
             "lower_bound_from": result.lower_bound_from,
         }
         seconds = {
@@ -376,9 +421,9 @@ class _Run:
             values=Values(
                 bounds.cost, totals["critic_loss"], totals["penalty"], totals["momentum_l1"]
             ),
-            potential=_p1_function(mesh, result.potential.vertices),
+            potential=p1_function(mesh, result.potential.vertices),
             momentum=momentum_function(mesh, cells, result.flux),
-            weight=_cell_function(mesh, "weight", result.fields.weight),
+            weight=cell_function(mesh, "weight", result.fields.weight),
             fields=result.fields,
             history=tuple(self.history),
             levels=levels,
@@ -396,18 +441,3 @@ class _Run:
             peak_memory_bytes=peak_memory_bytes(self.comm),
             data=data,
         )
-
-
-def _p1_function(mesh: Mesh, vertex_values: FloatArray) -> fem.Function:
-    function = fem.Function(fem.functionspace(mesh, ("Lagrange", 1)), name="potential")
-    dofmap = function.function_space.dofmap.list[: len(vertex_values)]
-    function.x.array[dofmap] = vertex_values
-    function.x.scatter_forward()
-    return function
-
-
-def _cell_function(mesh: Mesh, name: str, values: FloatArray) -> fem.Function:
-    function = fem.Function(fem.functionspace(mesh, ("DG", 0)), name=name)
-    function.x.array[: len(values)] = values
-    function.x.scatter_forward()
-    return function

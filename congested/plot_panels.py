@@ -84,7 +84,11 @@ def weighted_quantile(values: FloatArray, weights: FloatArray, level: float) -> 
 
 
 def _log_norm(values: FloatArray, decades: float) -> Normalize:
-    """Logarithmic scale over at most so many decades; linear if the values hardly differ."""
+    """Logarithmic scale over at most so many decades; linear if the values hardly differ.
+
+    An indicator is infinite where a cell has no upper bound; then the finite ones make the scale.
+    """
+    values = values[np.isfinite(values)]
     top = float(values.max(initial=0.0))
     if not top > 0.0:
         return Normalize(0.0, 1.0)
@@ -202,10 +206,14 @@ def _number(value: object) -> float:
     return math.nan if value is None else float(value)  # type: ignore[arg-type]
 
 
+# Bounds further apart are not told to the last digit.
+_LARGEST_GAP = 1e9
+
+
 def _interval(lower: float, upper: float) -> str:
     """Write both ends, rounded outwards, with just enough digits to tell them apart."""
     gap = upper - lower
-    if not gap > 0.0:
+    if not 0.0 < gap < _LARGEST_GAP:
         return f"[{lower:.6g}, {upper:.6g}]"
     digits = min(max(1 - math.floor(math.log10(gap)), 1), 9)
     step = Decimal(1).scaleb(-digits)
@@ -235,6 +243,8 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
         relative = 100.0 * _number(bounds.get("relative_gap"))
         scope = bounds.get("scope") or "cell-data"
         parts.append(f"cost in {_interval(lower, upper)}, gap {relative:.2g} % ({scope})")
+    elif math.isfinite(lower):
+        parts.append(f"cost ≥ {lower:.6g}")
     for key, symbol in (("critic_loss", "L"), ("penalty", "P"), ("momentum_l1", "∫|m|")):
         number = _number(values.get(key))
         if math.isfinite(number):

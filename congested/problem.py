@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 Method = Literal["newton"]
 Refinement = Literal["uniform", "none", "adaptive"]
 LowerBound = Literal["auto", "p1", "p2"]
+Scope = Literal["cell-data", "continuum"]
 Format = Literal["vtu", "xdmf", "vtx"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 REFINEMENTS: tuple[str, ...] = get_args(Refinement)
 LOWER_BOUNDS: tuple[str, ...] = get_args(LowerBound)
+SCOPES: tuple[str, ...] = get_args(Scope)
 FORMATS: tuple[str, ...] = get_args(Format)
+
+CELL_DATA, CONTINUUM = SCOPES
 
 # Arrays with more numbers than this are summarised in a description instead of listed.
 _LISTED_NUMBERS = 1000
@@ -85,6 +89,9 @@ class SolverOptions:
         Do not start anything new after so many seconds; None: no limit.
     lower_bound
         Conforming potential of the lower bound: ``"p1"``, ``"p2"`` or ``"auto"``.
+    scope
+        What the bounds hold for: ``"cell-data"``, the problem with the masses of the cells, or
+        ``"continuum"``, that with the original densities, where such bounds are known.
     petsc
         PETSc options of the linear solves without their leading dash; None: a flag.
 
@@ -100,6 +107,7 @@ class SolverOptions:
     max_cells: int = 2_000_000
     max_seconds: float | None = None
     lower_bound: str = "auto"
+    scope: str = "cell-data"
     petsc: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,6 +140,13 @@ class SolverOptions:
             self.lower_bound,
             _one_of(LOWER_BOUNDS),
         )
+        _require(self.scope in SCOPES, "solver.scope", self.scope, _one_of(SCOPES))
+        if self.scope == CONTINUUM and self.lower_bound == "p2":
+            raise InputError(
+                'found "continuum", whose lower bound comes from a P1 potential, with lower_bound '
+                '= "p2"; allowed: lower_bound = "auto" or "p1"',
+                key="solver.scope",
+            )
         if self.refine == "adaptive":
             _logger.info("adaptive refinement is not available yet: refining uniformly")
             object.__setattr__(self, "refine", "uniform")

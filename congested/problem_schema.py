@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from congested.problem import Format, LowerBound, Method, Refinement
+from congested.problem import Format, LowerBound, Method, Refinement, Scope
 
 Key = tuple[str | int, ...]
 
@@ -405,6 +405,7 @@ class SolverTable(Table):
     max_cells: int = Field(default=2_000_000, ge=1, description="an integer >= 1")
     max_seconds: Positive | None = Field(default=None, description="a number > 0")
     lower_bound: LowerBound = "auto"
+    scope: Scope = "cell-data"
     petsc: dict[str, str | int | Number | bool] = Field(
         default_factory=dict, description="a table of PETSc options: text, numbers or booleans"
     )

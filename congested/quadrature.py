@@ -16,10 +16,16 @@ import numpy.typing as npt
 
 from congested.clip_kernels import cut_each
 from congested.errors import InputError, NotConverged
-from congested.geometry import FloatArray, IntArray, simplex_volumes, split_simplices
+from congested.geometry import (
+    FloatArray,
+    IntArray,
+    barycentric_coordinates,
+    simplex_volumes,
+    split_simplices,
+)
 
 Density = Callable[[FloatArray], FloatArray]
-# (pieces (k, s, d), owner (k,)) -> integral (k,) and estimate of its error (k,); an infinite
+# (pieces (k, s, d), owner (k,)) -> integrals (k, …) and estimate of their error (k,); an infinite
 # estimate asks for a cut whatever the budget.
 PieceRule = Callable[[FloatArray, IntArray], tuple[FloatArray, FloatArray]]
 
@@ -66,6 +72,7 @@ def integrate_over_simplices(
     *,
     must_split: Callable[[FloatArray], npt.NDArray[np.bool_]] | None = None,
     max_depth: int = 40,
+    vertices: FloatArray | None = None,
 ) -> FloatArray:
     """Integrate a density over each simplex to an absolute error that is given in total.
 
@@ -85,11 +92,14 @@ def integrate_over_simplices(
         is the way to make them look closer.
     max_depth
         Largest number of cuts from a simplex to a piece.
+    vertices
+        Simplices (n, d+1, d), one that holds each simplex: the density is then integrated against
+        each of its barycentric coordinates, and the errors of all of them count.
 
     Returns
     -------
     numpy.ndarray
-        Integrals (n,).
+        Integrals (n,), or (n, d+1) with `vertices`.
 
     Raises
     ------
@@ -118,15 +128,21 @@ def integrate_over_simplices(
                 f"found a value that is not finite at {where.tolist()}; allowed: finite numbers",
                 key="density",
             )
-        values = values.reshape(len(pieces), -1)
+        values = values.reshape(len(pieces), len(points))
         volume = simplex_volumes(pieces)
-        fine = volume * (values[:, number_low:] @ high[1])
-        error = np.abs(fine - volume * (values[:, :number_low] @ low[1]))
+        if vertices is not None:
+            parent = barycentric_coordinates(vertices[owner], pieces)
+            moments = values[:, None] * np.matmul(points, parent).swapaxes(1, 2)
+        else:
+            moments = values[:, None]
+        fine = volume[:, None] * (moments[..., number_low:] @ high[1])
+        coarse = volume[:, None] * (moments[..., :number_low] @ low[1])
+        error = np.abs(fine - coarse).sum(axis=1)
         # Below rounding the difference says nothing; a cut would not make it smaller.
         error[error <= 4e-16 * volume * np.abs(values).max(axis=1)] = 0.0
         if must_split is not None:
             error[must_split(pieces)] = np.inf
-        return fine, error
+        return (fine[:, 0] if vertices is None else fine), error
 
     return integrate_adaptively(
         rule, simplices, tolerance, points_per_piece=len(points), max_depth=max_depth
@@ -149,8 +165,8 @@ def integrate_adaptively(
     Parameters
     ----------
     rule
-        Maps pieces (k, d+1, d) and the indices (k,) of their simplices to integrals (k,) and
-        estimated errors (k,), infinite where the piece must be cut.
+        Maps pieces (k, d+1, d) and the indices (k,) of their simplices to integrals (k,), or
+        several of them (k, m), and estimated errors (k,), infinite where the piece must be cut.
     simplices
         Vertices (n, d+1, d).
     tolerance
@@ -163,7 +179,7 @@ def integrate_adaptively(
     Returns
     -------
     numpy.ndarray
-        Integrals (n,).
+        Integrals (n,) or (n, m).
 
     Raises
     ------
@@ -171,7 +187,7 @@ def integrate_adaptively(
         If the tolerance is not met within the depth or the memory allowed.
     """
     number, corners, dimension = simplices.shape
-    integrals = np.zeros(number)
+    integrals: FloatArray | None = None
     pieces, owner = simplices, np.arange(number)
     children = 2**dimension
     most_pieces = max(_NUMBERS_OF_PIECES // (corners * dimension), number)
@@ -179,7 +195,9 @@ def integrate_adaptively(
     for depth in range(max_depth + 1):
         value, error = _in_chunks(rule, pieces, owner, points_per_piece)
         accepted = _affordable(error, left)
-        integrals += np.bincount(owner[accepted], value[accepted], minlength=number)
+        if integrals is None:
+            integrals = np.zeros((number, *value.shape[1:]))
+        np.add.at(integrals, owner[accepted], value[accepted])
         left -= float(error[accepted].sum())
         rest = np.flatnonzero(~accepted)
         if len(rest) == 0:
@@ -201,12 +219,13 @@ def integrate_adaptively(
 def _in_chunks(
     rule: PieceRule, pieces: FloatArray, owner: IntArray, points_per_piece: int
 ) -> tuple[FloatArray, FloatArray]:
-    value, error = np.empty(len(pieces)), np.empty(len(pieces))
     step = max(1, _POINTS_PER_CALL // points_per_piece)
-    for start in range(0, len(pieces), step):
-        chunk = slice(start, start + step)
-        value[chunk], error[chunk] = rule(pieces[chunk], owner[chunk])
-    return value, error
+    chunks = [
+        rule(pieces[start : start + step], owner[start : start + step])
+        for start in range(0, max(len(pieces), 1), step)
+    ]
+    values, errors = zip(*chunks, strict=True)
+    return np.concatenate(values), np.concatenate(errors)
 
 
 def _affordable(error: FloatArray, budget: float) -> npt.NDArray[np.bool_]:

@@ -126,8 +126,8 @@ def test_done(problem: Path, tmp_path: Path) -> None:
 
 def test_flags_override_the_file(problem: Path, tmp_path: Path) -> None:
     flags = "--penalty 3 --relative-gap 0.5 --method newton --refine none --max-cells 1e4 "
-    flags += "--max-seconds 100 --lower-bound p1 --formats vtu,xdmf --no-overview -v "
-    flags += "--petsc -ksp_rtol 1e-9 -ksp_converged_reason"
+    flags += "--max-seconds 100 --lower-bound p1 --scope continuum --formats vtu,xdmf "
+    flags += "--no-overview -v --petsc -ksp_rtol 1e-9 -ksp_converged_reason"
     done = run("solve", problem, "-o", tmp_path / "out", *flags.split())
     assert done.returncode == 0, done.stderr
     effective = result_of(tmp_path / "out")["problem"]
@@ -139,6 +139,7 @@ def test_flags_override_the_file(problem: Path, tmp_path: Path) -> None:
         "max_cells": 10000,
         "max_seconds": 100.0,
         "lower_bound": "p1",
+        "scope": "continuum",
         "petsc": {"ksp_rtol": "1e-9", "ksp_converged_reason": ""},
     }
     assert effective["output"] == {"formats": ["vtu", "xdmf"], "overview": False}
@@ -220,6 +221,20 @@ def test_mistake_that_the_solver_finds_names_the_file(problem: Path, tmp_path: P
     assert done.stderr.startswith(f"error: {problem}: target: found ")
     assert "% of the mass outside the domain" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_scope_that_a_problem_does_not_have(tmp_path: Path) -> None:
+    file = tmp_path / "ball.toml"
+    file.write_text(INFEASIBLE, encoding="utf-8")
+    done = run("solve", file, "-o", tmp_path / "out", "--scope", "continuum")
+    assert done.returncode == 2
+    assert own_lines(done.stderr) == [
+        f'error: {file}: solver.scope: found "continuum", but no lower bound of the weight '
+        "Interpolates is known inside the cells; there is one of constant weights, and of "
+        "Interpolates with independent coupling of Gaussian mixtures; allowed here: "
+        '"cell-data"'
+    ]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/no"])

@@ -203,6 +203,15 @@ def test_bounds_have_the_digits_that_tell_them_apart(
     assert f"cost in {shown}," in headline(result)[1]
 
 
+def test_infinite_indicators_are_above_the_scale_of_the_others() -> None:
+    indicator = 1e-8 * np.linspace(1.0, 100.0, 100)
+    indicator[7] = np.inf
+    panel = panels_of(gap_indicator=indicator)["indicator"]
+    finite = np.delete(panel.values, 7)
+    assert panel.limits == (finite.min(), finite.max())
+    assert panel.extend == "max"
+
+
 def test_headline_of_unusual_results() -> None:
     stopped = {
         "status": "stopped",
@@ -212,6 +221,8 @@ def test_headline_of_unusual_results() -> None:
     }
     assert headline(stopped) == (
         "Congested transport (stopped before the gap was reached)",
-        "λ = ∞",
+        "λ = ∞   ·   cost ≥ 0.5",
     )
+    apart = {"bounds": {"lower": 0.5, "upper": 2.5e71, "relative_gap": 1.0}}
+    assert headline(apart)[1] == "cost in [0.5, 2.5e+71], gap 1e+02 % (cell-data)"
     assert headline({"bounds": None, "values": None, "problem": None})[1] == ""

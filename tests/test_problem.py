@@ -88,6 +88,8 @@ def test_dimensions_must_agree_with_the_mesh_when_it_is_read() -> None:
         ({"max_cells": True}, "solver.max_cells"),
         ({"max_seconds": 0.0}, "solver.max_seconds"),
         ({"lower_bound": "p3"}, "solver.lower_bound"),
+        ({"scope": "original"}, "solver.scope"),
+        ({"scope": "continuum", "lower_bound": "p2"}, "solver.scope"),
     ],
 )
 def test_solver_options_are_checked(options: dict[str, object], key: str) -> None:

@@ -152,7 +152,8 @@ def test_every_value_arrives(tmp_path: Path) -> None:
             weight='kind = "interpolates"\nsamples = 1000\nseed = 5',
             penalty="strength = inf",
             solver='relative_gap = 1\nrefine = "none"\nmax_cells = 9\nmax_seconds = 2\n'
-            'lower_bound = "p2"\npetsc = {ksp_rtol = 1e-9, pc_type = "lu", ksp_monitor = true}',
+            'lower_bound = "p1"\nscope = "continuum"\n'
+            'petsc = {ksp_rtol = 1e-9, pc_type = "lu", ksp_monitor = true}',
             output='formats = ["xdmf", "vtu"]\noverview = false',
         )
     )
@@ -170,7 +171,8 @@ def test_every_value_arrives(tmp_path: Path) -> None:
     assert problem.strength == math.inf
     assert problem.solver.relative_gap == 1.0
     assert (problem.solver.refine, problem.solver.max_cells) == ("none", 9)
-    assert (problem.solver.max_seconds, problem.solver.lower_bound) == (2.0, "p2")
+    assert (problem.solver.max_seconds, problem.solver.lower_bound) == (2.0, "p1")
+    assert problem.solver.scope == "continuum"
     assert problem.solver.petsc == {"ksp_rtol": 1e-9, "pc_type": "lu", "ksp_monitor": "true"}
     assert problem.output.formats == ("xdmf", "vtu")
     assert problem.output.overview is False

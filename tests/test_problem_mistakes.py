@@ -433,6 +433,12 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
     "max_cells text": ({"solver": 'max_cells = "9"'}, "solver.max_cells", ('"9"', "integer")),
     "max_seconds": ({"solver": "max_seconds = -1"}, "solver.max_seconds", ("-1", "> 0")),
     "lower_bound": ({"solver": 'lower_bound = "p3"'}, "solver.lower_bound", ('"p3"', '"p2"')),
+    "scope": ({"solver": 'scope = "continum"'}, "solver.scope", ('did you mean "continuum"?',)),
+    "scope and p2": (
+        {"solver": 'scope = "continuum"\nlower_bound = "p2"'},
+        "solver.scope",
+        ('"continuum"', 'lower_bound = "auto" or "p1"'),
+    ),
     "petsc list": ({"solver": "petsc = {ksp_rtol = [1]}"}, "solver.petsc.ksp_rtol", ("[1]",)),
     "formats word": (
         {"output": 'formats = ["vtu", "xmdf"]'},

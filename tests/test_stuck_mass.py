@@ -66,3 +66,18 @@ def test_nothing_is_moved_where_nothing_is_stuck() -> None:
     )
     solution = ct.solve(problem, refine="none", comm=SERIAL)
     assert solution.data["mass_moved"] == {"source": 0.0, "target": 0.0, "cost": 0.0}
+
+
+def test_far_tails_do_not_spoil_the_record() -> None:
+    # Masses of 1e-31 lie where the weight around is 1e-170 and less: its square is no number.
+    gaussian = ct.GaussianMixture.from_stds
+    problem = ct.Problem(
+        ct.Box((0.0, 0.0), (1.0, 1.0), cells=8),
+        gaussian(np.array([[0.3, 0.35]]), np.array([0.01])),
+        gaussian(np.array([[0.7, 0.6]]), np.array([0.01])),
+    )
+    solution = ct.solve(problem, refine="none", comm=SERIAL)
+    moved = solution.data["mass_moved"]
+    assert 0.0 < max(moved["source"], moved["target"]) < 1e-15
+    assert max(solution.data["mass_rescaled"].values()) < 1e-9
+    assert np.isfinite(solution.bounds.data_error)

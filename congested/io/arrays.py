@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from congested.certificate import EDGES, CellFields
+from congested.certificate import CellFields
 from congested.errors import CongestedError, InputError
-from congested.geometry import FloatArray, IntArray
+from congested.geometry import EDGES, FloatArray, IntArray
 from congested.io.files import atomic_file
 
 if TYPE_CHECKING:
@@ -48,6 +48,16 @@ class ResultArrays:
         Densities σ_T/|T|, μ_T/|T|, ν_T/|T| (C,).
     gap_indicator
         Integrals η_T ≥ 0 whose sum is the gap (C,).
+    source_vertex_masses, target_vertex_masses
+        Only with bounds for the original densities: ∫_T λ_i dμ and ∫_T λ_i dν (C, d+1), λ_i the
+        barycentric coordinates.
+    source_affine_error, target_affine_error
+        Likewise: bounds (C,) of the root mean square over T of the density less some affine
+        function; infinite for measures without a known density.
+    inverse_weight
+        Likewise, for finite λ: numbers g (C, k) with 1/σ ≤ Σ_α g_α B_α on T; B are the λ_i² first
+        and then the 2λ_iλ_j, pairs in the order of `congested.geometry.EDGES`: 12, 02, 01 in the
+        plane and 23, 13, 12, 03, 02, 01 in space.
     edges, potential_edges
         Only if the lower bound came from a P2 potential: vertex pairs (E, 2), the smaller number
         first, and the potential at the middle of each edge (E,).
@@ -64,6 +74,11 @@ class ResultArrays:
     source: FloatArray
     target: FloatArray
     gap_indicator: FloatArray
+    source_vertex_masses: FloatArray | None = None
+    target_vertex_masses: FloatArray | None = None
+    source_affine_error: FloatArray | None = None
+    target_affine_error: FloatArray | None = None
+    inverse_weight: FloatArray | None = None
     edges: IntArray | None = None
     potential_edges: FloatArray | None = None
 
@@ -73,7 +88,15 @@ class ResultArrays:
         return self.vertices.shape[1]
 
 
-_OPTIONAL = ("edges", "potential_edges")
+# Arrays of which a file has all or none.
+_P2 = ("edges", "potential_edges")
+_CONTINUUM = (
+    "source_vertex_masses",
+    "target_vertex_masses",
+    "source_affine_error",
+    "target_affine_error",
+)
+_OPTIONAL = (*_P2, *_CONTINUUM, "inverse_weight")
 _MOST_ROWS = np.iinfo(np.int32).max
 _MPI_TYPES = {np.dtype(np.float64): MPI.DOUBLE, np.dtype(np.int64): MPI.INT64_T}
 
@@ -164,7 +187,7 @@ def gather_arrays(mesh: Mesh, fields: CellFields, volume: FloatArray) -> ResultA
         "cell_volume": gather_rows(comm, np.asarray(volume, dtype=np.float64)),
     }
     names = ("flux", "momentum", "gradient", "weight", "source", "target", "gap_indicator")
-    for name in (*names, "potential", "potential_edges"):
+    for name in (*names, *_CONTINUUM, "inverse_weight", "potential", "potential_edges"):
         values = getattr(fields, name)
         if values is not None:
             gathered[name] = gather_rows(comm, np.asarray(values, dtype=np.float64))
@@ -219,6 +242,11 @@ def _expected_shapes(
         "source": (cells,),
         "target": (cells,),
         "gap_indicator": (cells,),
+        "source_vertex_masses": (cells, dimension + 1),
+        "target_vertex_masses": (cells, dimension + 1),
+        "source_affine_error": (cells,),
+        "target_affine_error": (cells,),
+        "inverse_weight": (cells, (dimension + 1) * (dimension + 2) // 2),
         "edges": (edges, 2),
         "potential_edges": (edges,),
     }
@@ -242,8 +270,10 @@ def load_arrays(path: Path) -> ResultArrays:
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, AttributeError) as error:
         raise InputError(f"not a readable solution.npz: {error}", file=str(path)) from error
     missing = [name for name in names if name not in found and name not in _OPTIONAL]
-    if ("edges" in found) != ("potential_edges" in found):
-        missing += [name for name in _OPTIONAL if name not in found]
+    for group in (_P2, _CONTINUUM):
+        absent = [name for name in group if name not in found]
+        if len(absent) < len(group):
+            missing += absent
     if missing:
         raise InputError(
             f"array missing: {', '.join(missing)}; found: {', '.join(found) or 'none'}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,71 @@ class Measure(Protocol):
 
     def bounds(self) -> tuple[FloatArray, FloatArray]:
         """Return the corners (d,), (d,) of a box that holds all but about 1e-12 of the mass."""
+
+
+@runtime_checkable
+class OffersVertexMasses(Protocol):
+    """A measure that knows what a piecewise affine function sees of it."""
+
+    def vertex_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return the integrals ∫_T λ_i dμ of the barycentric coordinates (collective).
+
+        Parameters
+        ----------
+        cells
+            The cells, distributed over ``cells.comm``.
+        tolerance
+            Absolute error allowed in total over all vertices of all cells of all ranks.
+
+        Returns
+        -------
+        numpy.ndarray
+            Masses (n, d+1) ≥ 0, whose rows sum to ``cell_masses`` up to the tolerances.
+        """
+
+
+@runtime_checkable
+class OffersDensityRange(Protocol):
+    """A measure with a density that it can bound on a cell."""
+
+    def density_range(self, cells: Cells) -> tuple[FloatArray, FloatArray]:
+        """Return rigorous bounds (n,), (n,) of the density on each owned cell (collective)."""
+
+
+@runtime_checkable
+class OffersAffineError(Protocol):
+    """A measure with a density that is nearly affine on a small cell, and knows how nearly."""
+
+    def affine_error(self, cells: Cells) -> FloatArray:
+        """Return rigorous bounds (n,) of the distance of the density from an affine function.
+
+        The distance is the root mean square over the cell of the difference, for the best of all
+        affine functions. (Collective.)
+        """
+
+
+def affine_error_bound(measure: Measure, cells: Cells) -> FloatArray | None:
+    """Return what bounds the distance of a density from an affine function on each cell.
+
+    Parameters
+    ----------
+    measure
+        The measure.
+    cells
+        The cells, distributed over ``cells.comm``. (Collective.)
+
+    Returns
+    -------
+    numpy.ndarray or None
+        The measure's ``affine_error`` (n,), or half of its ``density_range``, which is the largest
+        distance from the constant in the middle; None if the measure offers neither.
+    """
+    if isinstance(measure, OffersAffineError):
+        return measure.affine_error(cells)
+    if isinstance(measure, OffersDensityRange):
+        lower, upper = measure.density_range(cells)
+        return 0.5 * (upper - lower)
+    return None
 
 
 @dataclass(frozen=True, eq=False)

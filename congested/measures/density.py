@@ -79,6 +79,27 @@ class DensityMeasure:
         InputError
             If the function does not return one finite number per point.
         """
+        return self._integrals(cells, tolerance, vertices=False)
+
+    def vertex_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return ∫_T λ_i dμ (n, d+1) of each owned cell (collective).
+
+        Parameters
+        ----------
+        cells
+            The cells.
+        tolerance
+            Bound of the sum of the estimated absolute errors over all vertices of all cells of all
+            ranks.
+
+        Raises
+        ------
+        NotConverged, InputError
+            As `cell_masses`.
+        """
+        return self._integrals(cells, tolerance, vertices=True)
+
+    def _integrals(self, cells: Cells, tolerance: float, vertices: bool) -> FloatArray:
         number = max(cells.comm.allreduce(cells.number), 1)
 
         def compute() -> FloatArray:
@@ -86,8 +107,11 @@ class DensityMeasure:
             pieces = np.concatenate([cells.simplices[whole], cut])
             owner = np.concatenate([whole, owner])
             share = tolerance * cells.number / number
-            integrals = integrate_over_simplices(self.function, pieces, share)
-            return np.bincount(owner, integrals, minlength=cells.number).astype(np.float64)
+            whose = cells.simplices[owner] if vertices else None
+            integrals = integrate_over_simplices(self.function, pieces, share, vertices=whose)
+            result = np.zeros((cells.number, *integrals.shape[1:]))
+            np.add.at(result, owner, integrals)
+            return result
 
         return run_collectively(cells.comm, compute)
 

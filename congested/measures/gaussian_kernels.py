@@ -34,17 +34,16 @@ def _exp_small(t: float) -> float:
 
 
 @_compiled
-def _mean(
+def _values(
     points: FloatArray,
-    weights: FloatArray,
     start: int,
     end: int,
     white: FloatArray,
     origin: FloatArray,
     exponent: float,
-) -> float:
-    """Return the mean of exp(exponent − (|y|² − |origin|²)/2) on a piece, y − origin in `white`."""
-    total = 0.0
+    values: FloatArray,
+) -> None:
+    """Set `values` to exp(exponent − (|y|² − |origin|²)/2) on a piece, y − origin in `white`."""
     for q in range(start, end):
         change = exponent
         for row in range(origin.shape[0]):
@@ -52,23 +51,21 @@ def _mean(
             for corner in range(white.shape[0]):
                 entry += points[corner, q] * white[corner, row]
             change -= entry * (origin[row] + 0.5 * entry)
-        total += weights[q] * math.exp(change)
-    return total
+        values[q - start] = math.exp(change)
 
 
 # Reordered sums let the compiler use vector instructions, where most of the time goes.
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _mean_small(
+def _values_small(
     points: FloatArray,
-    weights: FloatArray,
     start: int,
     end: int,
     white: FloatArray,
     origin: FloatArray,
     squarings: int,
     values: FloatArray,
-) -> float:
-    """Return the same mean without the factor exp(exponent), by a polynomial and squarings."""
+) -> None:
+    """Set the same values without the factor exp(exponent), by a polynomial and squarings."""
     scale = 0.5**squarings
     x0, y0 = white[0, 0], white[0, 1]
     x1, x2 = white[1, 0] - x0, white[2, 0] - x0
@@ -93,10 +90,30 @@ def _mean_small(
     for _ in range(squarings):
         for q in range(end - start):
             values[q] *= values[q]
-    total = 0.0
-    for q in range(end - start):
-        total += weights[start + q] * values[q]
-    return total
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _add_means(
+    points: FloatArray,
+    weights: FloatArray,
+    start: int,
+    end: int,
+    values: FloatArray,
+    factor: float,
+    means: FloatArray,
+) -> None:
+    """Add factor times the mean of the values, or their means against each λ_i, to `means`."""
+    if means.shape[0] == 1:
+        total = 0.0
+        for q in range(end - start):
+            total += weights[start + q] * values[q]
+        means[0] += factor * total
+        return
+    for corner in range(means.shape[0]):
+        total = 0.0
+        for q in range(end - start):
+            total += weights[start + q] * points[corner, start + q] * values[q]
+        means[corner] += factor * total
 
 
 @_compiled
@@ -130,11 +147,16 @@ def mixture_rule(
     whitening: FloatArray,
     norms: FloatArray,
     log_factors: FloatArray,
+    moments: int,
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Return the mean density of the mixture on simplices and whether they must be cut."""
+    """Return means on simplices (n, moments) and whether these must be cut.
+
+    With moments = 1 the means of the density, with moments = d + 1 those of the density times each
+    barycentric coordinate of the piece.
+    """
     number, corners, dimension = pieces.shape
     components = means.shape[0]
-    mean_density = np.zeros(number)
+    result = np.zeros((number, moments))
     must_cut = np.zeros(number, dtype=np.bool_)
     whites = np.empty((components, dimension))
     distances = np.empty(components)
@@ -197,12 +219,13 @@ def mixture_rule(
             start, end = first[chosen], first[chosen + 1]
             largest = (distances[j] + 0.5 * reach) * reach
             if largest > _LARGEST_EXPONENT or exponent < -600.0:
-                mean_density[i] += _mean(points, weights, start, end, white, whites[j], exponent)
+                _values(points, start, end, white, whites[j], exponent, values)
+                _add_means(points, weights, start, end, values, 1.0, result[i])
                 continue
             squarings = 0
             while largest > _SMALL_EXPONENT:
                 largest *= 0.5
                 squarings += 1
-            total = _mean_small(points, weights, start, end, white, whites[j], squarings, values)
-            mean_density[i] += math.exp(exponent) * total
-    return mean_density, must_cut
+            _values_small(points, start, end, white, whites[j], squarings, values)
+            _add_means(points, weights, start, end, values, math.exp(exponent), result[i])
+    return result, must_cut

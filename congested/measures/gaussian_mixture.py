@@ -14,6 +14,10 @@ distance is at most
 The smaller one times 2 |T| is compared with tolerance · ∫_T ψ, where ψ is the density of the
 standard Cauchy distribution; hence the sum over all cells of all ranks is below the tolerance.
 Pieces for which no rule is good enough are cut, so no peak falls between quadrature points.
+
+The vertex masses ∫_T λ_i dμ come from the same ladder. λ_i times a polynomial of degree p − 1 has
+degree p, and the λ_i are positive with sum one, so the errors of all vertices of a cell together
+have the bound above with the distance from the polynomials of degree p − 1.
 """
 
 from __future__ import annotations
@@ -27,7 +31,13 @@ import numpy.typing as npt
 from scipy.special import gammaln, ndtri
 
 from congested.errors import InputError
-from congested.geometry import Cells, FloatArray, IntArray, simplex_volumes
+from congested.geometry import (
+    Cells,
+    FloatArray,
+    IntArray,
+    barycentric_coordinates,
+    simplex_volumes,
+)
 from congested.measures.base import (
     as_array,
     check_dimension,
@@ -36,6 +46,7 @@ from congested.measures.base import (
     run_collectively,
 )
 from congested.measures.gaussian_kernels import mixture_density, mixture_rule
+from congested.measures.gaussian_ranges import affine_errors, density_ranges
 from congested.quadrature import integrate_adaptively, simplex_rule
 
 # Degrees of the ladder of rules; all have positive weights.
@@ -160,6 +171,17 @@ class GaussianMixture:
         norms = np.linalg.norm(whitening, ord=2, axis=(1, 2))
         return self.means[used], whitening, norms, log_factors
 
+    def exponents(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the components as exp(log_factor − |whitening (x − mean)|²/2).
+
+        Returns
+        -------
+        tuple
+            Means (k, d), whitening matrices (k, d, d), log factors (k,) of those with a weight.
+        """
+        means, whitening, _, log_factors = self._components
+        return means, whitening, log_factors
+
     def density(self, points: FloatArray) -> FloatArray:
         """Return the density (m,) at points (m, d)."""
         points = np.ascontiguousarray(points, dtype=np.float64)
@@ -183,32 +205,72 @@ class GaussianMixture:
 
         The absolute error is at most `tolerance` in total over any set of disjoint simplices.
         """
+        return self._integrals(simplices, tolerance, vertices=False)[:, 0]
+
+    def vertex_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return ∫_T λ_i dμ (n, d+1) of each owned cell (collective).
+
+        Parameters
+        ----------
+        cells
+            The cells.
+        tolerance
+            Absolute error allowed in total over all vertices of all cells of all ranks.
+        """
+        return run_collectively(
+            cells.comm, lambda: self._integrals(cells.simplices, tolerance, vertices=True)
+        )
+
+    def density_range(self, cells: Cells) -> tuple[FloatArray, FloatArray]:
+        """Return rigorous bounds (n,), (n,) of the density on each owned cell."""
+        return density_ranges(cells.simplices, *self.exponents())
+
+    def affine_error(self, cells: Cells) -> FloatArray:
+        """Return rigorous bounds (n,) of the distance of the density from an affine function.
+
+        That is the root mean square over the cell of the difference, for the best affine function.
+        """
+        return affine_errors(cells.simplices, *self.exponents())
+
+    def _integrals(self, simplices: FloatArray, tolerance: float, vertices: bool) -> FloatArray:
+        """Return masses (n, 1) or vertex masses (n, d+1) of disjoint simplices (n, d+1, d)."""
         dimension = self.dimension
         rules = [simplex_rule(dimension, degree) for degree in _DEGREES[dimension]]
         points = np.concatenate([rule[0] for rule in rules]).T.copy()
         weights = np.concatenate([rule[1] for rule in rules])
         first = np.cumsum([0] + [len(rule[1]) for rule in rules])
-        powers = np.array(_DEGREES[dimension]) + 1
+        # One more than the degree of the polynomials that may be multiplied by λ_i, or by one.
+        powers = np.array(_DEGREES[dimension]) + (0 if vertices else 1)
         log_bounds = _log_bounds(dimension, powers, tolerance)
         ladder = (points, weights, first, powers, log_bounds)
         means, whitening, norms, log_factors = self._components
-
-        def rule(pieces: FloatArray, owner: IntArray) -> tuple[FloatArray, FloatArray]:
-            integral, must_cut = mixture_rule(
-                np.ascontiguousarray(pieces),
-                *ladder,
-                means,
-                whitening,
-                norms,
-                log_factors,
-            )
-            return simplex_volumes(pieces) * integral, np.where(must_cut, np.inf, 0.0)
-
-        masses = np.empty(len(simplices))
+        moments = dimension + 1 if vertices else 1
+        result = np.empty((len(simplices), moments))
         for start in range(0, len(simplices), _SIMPLICES_AT_ONCE):
-            chunk = slice(start, start + _SIMPLICES_AT_ONCE)
-            masses[chunk] = integrate_adaptively(rule, simplices[chunk], 0.0, max_depth=100)
-        return masses
+            chunk = simplices[start : start + _SIMPLICES_AT_ONCE]
+
+            def rule(
+                pieces: FloatArray, owner: IntArray, chunk: FloatArray = chunk
+            ) -> tuple[FloatArray, FloatArray]:
+                integral, must_cut = mixture_rule(
+                    np.ascontiguousarray(pieces),
+                    *ladder,
+                    means,
+                    whitening,
+                    norms,
+                    log_factors,
+                    moments,
+                )
+                integral *= simplex_volumes(pieces)[:, None]
+                if vertices:
+                    parent = barycentric_coordinates(chunk[owner], pieces)
+                    integral = np.einsum("nc,nci->ni", integral, parent)
+                return integral, np.where(must_cut, np.inf, 0.0)
+
+            result[start : start + _SIMPLICES_AT_ONCE] = integrate_adaptively(
+                rule, chunk, 0.0, max_depth=100
+            )
+        return result
 
     def sample(self, uniforms: FloatArray) -> FloatArray:
         """Map numbers (m, d+1) in [0, 1) to samples (m, d).

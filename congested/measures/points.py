@@ -19,7 +19,7 @@ from mpi4py import MPI
 
 from congested.cell_search import CellBins
 from congested.errors import InputError
-from congested.geometry import Cells, FloatArray, IntArray
+from congested.geometry import Cells, FloatArray, IntArray, barycentric_coordinates
 from congested.measures.base import (
     Measure,
     as_array,
@@ -94,6 +94,26 @@ class Points:
         assert self.weights is not None
         masses = np.bincount(holder[mine], self.weights[mine], minlength=cells.number)
         return masses.astype(np.float64)  # integers if there is no point at all
+
+    def vertex_masses(self, cells: Cells, tolerance: float = 1e-10) -> FloatArray:
+        """Return the sums (n, d+1) of weight_k λ_i(point_k) in each owned cell (collective).
+
+        Raises
+        ------
+        InputError
+            If a point lies outside the domain by more than about 1e-9 of its size.
+        """
+        holder = locate_uniquely(self.points, cells)
+        mine = np.flatnonzero(holder >= 0)
+        assert self.weights is not None
+        masses = np.zeros((cells.number, cells.dimension + 1))
+        # A point that was made generic may lie outside its cell by the shift.
+        inside = barycentric_coordinates(
+            cells.simplices[holder[mine]], self.points[mine, None]
+        ).clip(0.0, 1.0)[:, 0]
+        inside /= inside.sum(axis=1, keepdims=True)
+        np.add.at(masses, holder[mine], self.weights[mine, None] * inside)
+        return masses
 
     def sample(self, uniforms: FloatArray) -> FloatArray:
         """Map numbers (m, 1) in [0, 1) to points (m, d), with probabilities the weights."""

@@ -128,6 +128,79 @@ def _solid(t: FloatArray, height: FloatArray, distance: FloatArray) -> FloatArra
     return np.arctan2(height * t, distance * rho)
 
 
+def ball_simplex_moments(simplices: FloatArray, center: FloatArray, radius: float) -> FloatArray:
+    """Return ∫ (x − center) over the intersection of each simplex with a ball.
+
+    (|x − c|² − R²)/2 has the gradient x − c and vanishes on the sphere. By the divergence theorem
+    the integral is that of this function times the outward normal over the parts of the facets in
+    the ball: there it is (ρ² − r²)/2, ρ the distance from the foot of the centre's perpendicular
+    and r the radius of the disc that the ball cuts out. In 2D this is a polynomial on an interval;
+    in 3D it is integrated over signed fan triangles from the foot as the volumes are.
+
+    Parameters
+    ----------
+    simplices
+        Vertices (n, d+1, d), d = 2 or 3.
+    center, radius
+        The ball.
+
+    Returns
+    -------
+    numpy.ndarray
+        First moments (n, d), to about 1e-15 of the radius times the ball's volume.
+    """
+    dimension = simplices.shape[2]
+    vertices = np.asarray((simplices - center) / radius, dtype=np.float64)
+    middle = vertices.mean(axis=1)
+    total = np.zeros((len(vertices), dimension))
+    for opposite in range(dimension + 1):
+        corners = [vertices[:, i] for i in range(dimension + 1) if i != opposite]
+        edge = corners[1] - corners[0]
+        across: FloatArray = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
+        if dimension == 3:
+            across = np.cross(edge, corners[2] - corners[0]).astype(np.float64)
+        outwards = np.sign(np.einsum("nj,nj->n", across, corners[0] - middle))
+        normal = (outwards / np.linalg.norm(across, axis=1))[:, None] * across
+        height = np.einsum("nj,nj->n", normal, corners[0])
+        disc = np.sqrt(np.maximum(1.0 - height**2, 0.0))
+        compute = _segment_in_disc if dimension == 2 else _triangle_in_disc
+        facet = compute([corner - height[:, None] * normal for corner in corners], normal, disc)
+        total += facet[:, None] * normal
+    return total * radius ** (dimension + 1)
+
+
+def _segment_in_disc(corners: list[FloatArray], normal: FloatArray, disc: FloatArray) -> FloatArray:
+    """Return ∫ (t² − r²)/2 over the part |t| ≤ r of segments on lines through the origin."""
+    tangent = np.stack([-normal[:, 1], normal[:, 0]], axis=1)
+    ends = [np.clip(np.einsum("nj,nj->n", corner, tangent), -disc, disc) for corner in corners]
+    start, end = np.minimum(*ends), np.maximum(*ends)
+    return (end**3 - start**3) / 6.0 - 0.5 * disc**2 * (end - start)
+
+
+def _triangle_in_disc(
+    corners: list[FloatArray], normal: FloatArray, disc: FloatArray
+) -> FloatArray:
+    """Return ∫ (ρ² − r²)/2 over the part ρ ≤ r of triangles in the plane of the origin."""
+    total = np.zeros(len(disc))
+    for start, end in zip(corners, corners[1:] + corners[:1], strict=True):
+        tangent = end - start
+        tangent = tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
+        side = np.einsum("nj,nj->n", np.cross(start, tangent), normal)
+        distance = np.abs(side)
+        half_chord = np.sqrt(np.maximum(disc**2 - distance**2, 0.0))
+        part = np.zeros(len(disc))
+        for sign, point in ((1.0, end), (-1.0, start)):
+            t = np.einsum("nj,nj->n", point, tangent)
+            near = np.clip(t, -half_chord, half_chord)
+            angle = np.arctan2(t, distance) - np.arctan2(near, distance)
+            chord = (distance**2 * near + near**3 / 3.0) / 8.0 - disc**2 * near / 4.0
+            part += sign * (distance * chord - disc**4 / 8.0 * angle)
+        total += np.sign(side) * part
+    # The sense in which the corners go round the normal.
+    turn = np.einsum("nj,nj->n", np.cross(corners[1] - corners[0], corners[2] - corners[0]), normal)
+    return np.sign(turn) * total
+
+
 def ball_volume(dimension: int, radius: float) -> float:
     """Return the volume of a ball."""
     return math.pi ** (dimension / 2) / math.gamma(dimension / 2 + 1) * radius**dimension

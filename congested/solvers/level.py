@@ -18,6 +18,8 @@ from congested.certificate import (
     gradient_at_vertices,
     momentum_at_vertices,
 )
+from congested.continuum import critic_loss
+from congested.continuum_data import ContinuumData, continuum_bounds
 from congested.discretization import (
     CROUZEIX_RAVIART,
     LAGRANGE_1,
@@ -67,7 +69,9 @@ class LevelResult:
     fields
         All fields in the layout of the result file.
     bounds
-        Their bounds.
+        Their bounds, in the scope that was asked for.
+    cell_data_gap
+        Gap of the problem with cell data, which the solver closes.
     totals
         Critic loss, penalty, ∫|m| and the largest divergence residual.
     lower_bound_from
@@ -87,6 +91,7 @@ class LevelResult:
     flux: FloatArray
     fields: CellFields
     bounds: Bounds
+    cell_data_gap: float
     totals: dict[str, float]
     lower_bound_from: str
     dofs: dict[str, int]
@@ -126,6 +131,7 @@ def solve_level(
     monitor: Monitor,
     coarse: tuple[LevelResult, IntArray] | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    continuum: ContinuumData | None = None,
 ) -> LevelResult | None:
     """Solve on one mesh (collective).
 
@@ -144,6 +150,8 @@ def solve_level(
     stopped
         Whether the run has been asked to stop (the same on all ranks). A level that has a
         coarser result to fall back on is then abandoned before its flux is feasible.
+    continuum
+        Data of the bounds for the original densities, if these are asked for.
 
     Returns
     -------
@@ -189,7 +197,7 @@ def solve_level(
 
     crouzeix_raviart = space(CROUZEIX_RAVIART)
     own = np.arange(cells.number)
-    gap = coarse[0].bounds.gap if coarse is not None else _FIRST_GUESS_GAP * first.cost
+    gap = coarse[0].cell_data_gap if coarse is not None else _FIRST_GUESS_GAP * first.cost
     open_volume = cells.total(np.where(data.active, cells.volume, 0.0))
     smoothing = max(first.state.smoothing or 0.0, 0.1 * gap / open_volume)
     start = replace(transfer_state(first.state, crouzeix_raviart, own), smoothing=smoothing)
@@ -197,22 +205,29 @@ def solve_level(
     flux = marini_momentum(cells, second.state.flux[:, 0], data.load)
     flux = equilibrate(crouzeix_raviart, data, flux)
 
-    potential = _conforming(p1, data, first)
+    potential = _conforming(p1, data, first, continuum)
     integrals = _integrals(data, potential, flux)
-    chosen, dofs = LAGRANGE_1, p1.global_dofs
-    if _wants_p2(goal, _bounds(data, integrals).relative_gap) and not stopped():
+    bounds = _bounds(data, integrals)
+    chosen, dofs, cell_data_gap = LAGRANGE_1, p1.global_dofs, bounds.gap
+    if continuum is not None:
+        integrals, bounds = continuum_bounds(data, continuum, potential.vertices, flux)
+        bounds = _checked(bounds)
+    elif _wants_p2(goal, bounds.relative_gap) and not stopped():
         p2 = space(LAGRANGE_2)
         third = run(p2, transfer_state(second.state, p2, own))
         candidate = _conforming(p2, data, third)
         sharper = _integrals(data, candidate, flux)
-        if _bounds(data, sharper).lower > _bounds(data, integrals).lower:
+        if _bounds(data, sharper).lower > bounds.lower:
             potential, integrals, chosen, dofs = candidate, sharper, LAGRANGE_2, p2.global_dofs
+            bounds = _bounds(data, integrals)
+            cell_data_gap = bounds.gap
     return LevelResult(
         data=data,
         potential=potential,
         flux=flux,
-        fields=_fields(data, potential, flux, integrals),
-        bounds=_bounds(data, integrals),
+        fields=_fields(data, potential, flux, integrals, continuum),
+        bounds=bounds,
+        cell_data_gap=cell_data_gap,
         totals=_totals(data, integrals),
         lower_bound_from=chosen,
         dofs={"potential": dofs, "flux": crouzeix_raviart.global_dofs},
@@ -230,15 +245,23 @@ def _wants_p2(goal: LevelGoal, relative_gap: float) -> bool:
     return goal.last or relative_gap <= _P2_GAIN * goal.relative_gap
 
 
-def _conforming(space: PotentialSpace, data: CellData, result: NewtonResult) -> PotentialValues:
+def _conforming(
+    space: PotentialSpace,
+    data: CellData,
+    result: NewtonResult,
+    continuum: ContinuumData | None = None,
+) -> PotentialValues:
     """Return the potential on cells, multiplied by the best number."""
     corners = data.cells.dimension + 1
     values = result.potential[space.dofmap]
     edges = values[:, corners:] if space.kind == LAGRANGE_2 else None
     unscaled = PotentialValues(values[:, :corners], edges)
     gradient = gradient_at_vertices(data.cells.simplices, unscaled.vertices, unscaled.edges)
-    no_flux = np.zeros_like(unscaled.vertices)
-    loss = data.cells.total(_integrals(data, unscaled, no_flux).critic_loss)
+    if continuum is None:
+        no_flux = np.zeros_like(unscaled.vertices)
+        loss = data.cells.total(_integrals(data, unscaled, no_flux).critic_loss)
+    else:
+        loss = data.cells.total(critic_loss(continuum.fields, unscaled.vertices))
     scale = best_scale(space, data.capacity, gradient, loss)
     return PotentialValues(scale * unscaled.vertices, None if edges is None else scale * edges)
 
@@ -260,14 +283,18 @@ def _integrals(data: CellData, potential: PotentialValues, flux: FloatArray) -> 
 def _bounds(data: CellData, integrals: CellIntegrals) -> Bounds:
     total = data.cells.total
     lower = total(integrals.critic_loss) - total(integrals.penalty)
-    upper = total(integrals.transport_cost)
+    return _checked(Bounds(lower, total(integrals.transport_cost)))
+
+
+def _checked(bounds: Bounds) -> Bounds:
     # Bounds that cross or are no numbers certify nothing, and a negative gap is below any goal.
+    lower, upper = bounds.lower, bounds.upper
     if not lower <= upper + _CROSSING * abs(upper):
         raise NotConverged(
             f"the bounds {lower:.8g} and {upper:.8g} are no bounds: rounding errors are as large "
             "as the gap or larger; ask for a larger relative gap or scale the domain"
         )
-    return Bounds(lower, upper)
+    return bounds
 
 
 def _totals(data: CellData, integrals: CellIntegrals) -> dict[str, float]:
@@ -282,7 +309,11 @@ def _totals(data: CellData, integrals: CellIntegrals) -> dict[str, float]:
 
 
 def _fields(
-    data: CellData, potential: PotentialValues, flux: FloatArray, integrals: CellIntegrals
+    data: CellData,
+    potential: PotentialValues,
+    flux: FloatArray,
+    integrals: CellIntegrals,
+    continuum: ContinuumData | None,
 ) -> CellFields:
     cells = data.cells
     gradient = gradient_at_vertices(cells.simplices, potential.vertices, potential.edges)
@@ -296,4 +327,5 @@ def _fields(
         source=data.source / cells.volume,
         target=data.target / cells.volume,
         gap_indicator=integrals.gap_indicator,
+        **({} if continuum is None else vars(continuum.fields)),
     )

@@ -104,8 +104,7 @@ def cell_weight(
 def _check_dimension(measure: Measure, cells: Cells, name: str) -> None:
     if measure.dimension != cells.dimension:
         raise InputError(
-            f"found dimension {measure.dimension}; allowed: {cells.dimension}, as that of the "
-            "mesh",
+            f"found dimension {measure.dimension}; allowed: {cells.dimension}, as that of the mesh",
             key=name,
         )
 

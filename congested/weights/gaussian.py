@@ -82,15 +82,15 @@ def _quadrature_in_t(
     # In the basis of generalised eigenvectors, V' S V = 1 and V' R V = diag(ratio).
     ratio, basis = eigh(r, s)
     distance = basis.T @ (n - m)
-    edges = _panels(distance, ratio)
-    points = _law_samples(distance, ratio)
+    edges = panels(distance, ratio, _PANEL_LENGTH)
+    points = law_samples(distance, ratio)
     coarse = None
     for number in _PANEL_POINTS:
         x, w = np.polynomial.legendre.leggauss(number)
         lengths = np.diff(edges)
         t = (edges[:-1, None] + 0.5 * (x + 1.0) * lengths[:, None]).ravel()
         weights = (0.5 * w * lengths[:, None]).ravel()
-        values = _density_in_basis(points, t, weights, distance, ratio)
+        values = density_in_basis(points, t, weights, distance, ratio)
         if coarse is not None:
             # The points are samples of the law: the mean of |p − q|/q is the L¹ norm of p − q.
             error = float(np.mean(np.abs(coarse[2] / values - 1.0)))
@@ -103,8 +103,11 @@ def _quadrature_in_t(
     )
 
 
-def _panels(distance: FloatArray, ratio: FloatArray) -> FloatArray:
-    """Return the ends of panels in t of equal Fisher–Rao length, at most _PANEL_LENGTH."""
+def panels(distance: FloatArray, ratio: FloatArray, longest: float) -> FloatArray:
+    """Return the ends of panels in t of equal Fisher–Rao length, at most `longest`.
+
+    The Gaussians are given in a basis where they go from N(0, 1) to N(distance, diag(ratio)).
+    """
     # t = 1/(1 + exp(−z)) resolves both ends of the interval, however small a variance is there.
     z = np.linspace(-36.0, 36.0, 4001)
     t, rest = 1.0 / (1.0 + np.exp(-z)), 1.0 / (1.0 + np.exp(z))
@@ -113,13 +116,13 @@ def _panels(distance: FloatArray, ratio: FloatArray) -> FloatArray:
     speed = np.sqrt((distance**2 / variance + 0.5 * change**2).sum(axis=1)) * t * rest
     steps = 0.5 * (speed[1:] + speed[:-1]) * np.diff(z)
     length = np.concatenate([[0.0], np.cumsum(steps)])
-    panels = max(1, int(np.ceil(length[-1] / _PANEL_LENGTH)))
-    edges = np.interp(np.linspace(0.0, length[-1], panels + 1), length, t)
+    number = max(1, int(np.ceil(length[-1] / longest)))
+    edges = np.interp(np.linspace(0.0, length[-1], number + 1), length, t)
     edges[0], edges[-1] = 0.0, 1.0
     return edges
 
 
-def _law_samples(distance: FloatArray, ratio: FloatArray) -> FloatArray:
+def law_samples(distance: FloatArray, ratio: FloatArray) -> FloatArray:
     """Return samples of the law in the basis where it goes from N(0, 1) to N(distance, ratio)."""
     generator = np.random.default_rng(0)
     t = ((np.arange(_CHECK_POINTS) + generator.random(_CHECK_POINTS)) / _CHECK_POINTS)[:, None]
@@ -127,7 +130,7 @@ def _law_samples(distance: FloatArray, ratio: FloatArray) -> FloatArray:
     return t * distance + np.sqrt((1.0 - t) ** 2 + t**2 * ratio) * normal
 
 
-def _density_in_basis(
+def density_in_basis(
     points: FloatArray, t: FloatArray, weights: FloatArray, distance: FloatArray, ratio: FloatArray
 ) -> FloatArray:
     """Return the density (up to a constant factor) of the mixture that a rule makes."""

@@ -124,6 +124,11 @@ def test_mistakes_in_a_file_are_named(make_sample: Callable[..., Any], tmp_path:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({**good, "weight": None}, "array missing: weight; found: vertices, "),
         ({**good, "edges": None}, "array missing: edges"),
+        (
+            {**good, "source_vertex_masses": good["flux"]},
+            "array missing: target_vertex_masses, source_affine_error, target_affine_error;",
+        ),
+        ({**good, "inverse_weight": good["flux"]}, r"inverse_weight has shape.*\(36, 6\)"),
         ({**good, "flux": good["flux"][:, :2]}, r"flux has shape \(36, 2\); allowed.*\(36, 3\)"),
         ({**good, "vertices": good["vertices"][:, 0]}, r"vertices has shape \(25,\)"),
         ({**good, "target": np.array([{}], dtype=object)}, "not a readable"),
