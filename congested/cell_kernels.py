@@ -6,13 +6,13 @@ facets. :mod:`congested.cell_search` prepares the arrays and explains the method
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from congested.compiled import compiler
 from congested.geometry import FloatArray, IntArray
+
+compiled = compiler(__file__)
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -22,12 +22,7 @@ _SHORTEST = 1e-13
 _IDLE_STEPS = 200
 
 
-def _compiled(function: Any) -> Any:
-    """Compile with IEEE arithmetic as written (no reordering), keep the machine code on disk."""
-    return njit(cache=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _along(
     planes: FloatArray, cell: int, corner: int, x: FloatArray, v: FloatArray
 ) -> tuple[float, float]:
@@ -37,12 +32,12 @@ def _along(
     return distance, n0 * v[0] + n1 * v[1] + n2 * v[2]
 
 
-@_compiled
+@compiled
 def _bin_index(position: float, lower: float, bin_size: float, count: int) -> int:
     return min(count - 1, max(0, int((position - lower) / bin_size)))
 
 
-@_compiled
+@compiled
 def fill_bins(
     boxes: FloatArray,
     planes: FloatArray,
@@ -87,7 +82,7 @@ def fill_bins(
                             counter[b + 1] += 1
 
 
-@_compiled
+@compiled
 def near_cells(
     boxes: FloatArray,
     cell_boxes: FloatArray,
@@ -132,7 +127,7 @@ def near_cells(
             counter[box + 1] = count
 
 
-@_compiled
+@compiled
 def locate(
     points: FloatArray,
     planes: FloatArray,
@@ -177,7 +172,7 @@ def locate(
     return found, depth
 
 
-@_compiled
+@compiled
 def sort_keys(
     starts: FloatArray, ends: FloatArray, lower: FloatArray, extent: FloatArray
 ) -> IntArray:
@@ -194,7 +189,7 @@ def sort_keys(
     return keys
 
 
-@_compiled
+@compiled
 def deposit(
     starts: FloatArray,
     ends: FloatArray,
@@ -233,7 +228,7 @@ def deposit(
             t = _walk(cell, x, v, t, weights[s], planes, neighbours, masses)
 
 
-@_compiled
+@compiled
 def _next_cell(
     x: FloatArray,
     v: FloatArray,
@@ -293,7 +288,7 @@ def _next_cell(
         crossing[axis] = (border - x[axis]) / v[axis]
 
 
-@_compiled
+@compiled
 def _walk(
     cell: int,
     x: FloatArray,

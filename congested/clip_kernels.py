@@ -10,13 +10,13 @@ All kernels stand in one file: Numba's cache on disk looks for changes only in a
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from congested.compiled import compiler
 from congested.geometry import FloatArray, IntArray
+
+compiled = compiler(__file__)
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -26,11 +26,7 @@ _MOST_PIECES = 3**4
 _FLAT = 2e-15
 
 
-def _compiled(function: Any) -> Any:
-    return njit(cache=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _cut_edge(
     piece: FloatArray, heights: FloatArray, start: int, end: int, point: FloatArray
 ) -> None:
@@ -40,7 +36,7 @@ def _cut_edge(
         point[k] = piece[start, k] + share * (piece[end, k] - piece[start, k])
 
 
-@_compiled
+@compiled
 def _prism_part(prism: FloatArray, edge: int, out: FloatArray) -> None:
     """Set `out` to the simplex (d+1, m) of a prism (2, d, m) that has one of its edges."""
     for i in range(out.shape[0]):
@@ -49,7 +45,7 @@ def _prism_part(prism: FloatArray, edge: int, out: FloatArray) -> None:
             out[i, k] = prism[end, i - end, k]
 
 
-@_compiled
+@compiled
 def _cut(
     piece: FloatArray, heights: FloatArray, prism: FloatArray, out: FloatArray, count: int
 ) -> int:
@@ -110,7 +106,7 @@ def _cut(
     return count
 
 
-@_compiled
+@compiled
 def cut_each(simplices: FloatArray, heights: FloatArray) -> tuple[FloatArray, IntArray]:
     """Return pieces (k, d+1, d) of simplices (n, d+1, d) where heights (n, d+1) ≤ 0, and owners."""
     number, corners, dimension = simplices.shape
@@ -128,7 +124,7 @@ def cut_each(simplices: FloatArray, heights: FloatArray) -> tuple[FloatArray, In
 # --- pieces of a cell, in its barycentric coordinates ----------------------------------------
 
 
-@_compiled
+@compiled
 def _share(piece: FloatArray) -> float:
     """Return the share of the cell that a piece has."""
     a, b = piece[1, 0] - piece[0, 0], piece[1, 1] - piece[0, 1]
@@ -140,7 +136,7 @@ def _share(piece: FloatArray) -> float:
     return abs(a * (q * w - r * v) - b * (p * w - r * u) + c * (p * v - q * u))
 
 
-@_compiled
+@compiled
 def _value(values: FloatArray, vertex: FloatArray) -> float:
     """Return an affine function with given values (d+1,) at the cell's vertices."""
     total = values[0] * vertex[0]
@@ -149,7 +145,7 @@ def _value(values: FloatArray, vertex: FloatArray) -> float:
     return total
 
 
-@_compiled
+@compiled
 def _extent(pieces: FloatArray, number: int, values: FloatArray) -> tuple[float, float]:
     """Return the range of an affine function on the pieces."""
     low, high = np.inf, -np.inf
@@ -160,7 +156,7 @@ def _extent(pieces: FloatArray, number: int, values: FloatArray) -> tuple[float,
     return low, high
 
 
-@_compiled
+@compiled
 def _cut_all(
     pieces: FloatArray,
     number: int,
@@ -183,7 +179,7 @@ def _cut_all(
 # --- a grid of pixels -------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _below(piece: FloatArray, heights: FloatArray, share: float, moments: FloatArray) -> None:
     """Set `moments` (d+1,) to the integrals of λ_k over the part with heights ≤ 0, over |cell|."""
     corners = piece.shape[0]
@@ -234,7 +230,7 @@ def _below(piece: FloatArray, heights: FloatArray, share: float, moments: FloatA
         moments[k] = share * total / corners - moments[k]
 
 
-@_compiled
+@compiled
 def _pixel(planes: FloatArray, count: int, position: float) -> int:
     """Return i with planes[i] ≤ position < planes[i+1]; -1 below all, `count` from the last on."""
     if position < planes[0]:
@@ -249,7 +245,7 @@ def _pixel(planes: FloatArray, count: int, position: float) -> int:
     return i
 
 
-@_compiled
+@compiled
 def _add_row(
     pieces: FloatArray,
     number: int,
@@ -288,7 +284,7 @@ def _add_row(
     return least, most
 
 
-@_compiled
+@compiled
 def _include(
     density: FloatArray,
     planes: FloatArray,
@@ -305,7 +301,7 @@ def _include(
         bounds[0], bounds[1] = min(bounds[0], density[k]), max(bounds[1], density[k])
 
 
-@_compiled
+@compiled
 def image_overlaps(
     simplices: FloatArray,
     volumes: FloatArray,
@@ -386,7 +382,7 @@ def image_overlaps(
 # --- the simplices of another mesh ------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _barycentric(
     points: FloatArray, vertices: FloatArray, gradients: FloatArray, result: FloatArray
 ) -> float:
@@ -408,7 +404,7 @@ def _barycentric(
     return reach
 
 
-@_compiled
+@compiled
 def _add_pieces(
     pieces: FloatArray, number: int, values: FloatArray, volume: float, moments: FloatArray
 ) -> tuple[float, float]:
@@ -431,7 +427,7 @@ def _add_pieces(
     return low, high
 
 
-@_compiled
+@compiled
 def simplex_overlaps(
     owner: IntArray,
     other: IntArray,

@@ -7,13 +7,16 @@ of the exponent, which is small on a small piece, by a polynomial.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from congested.compiled import compiler
 from congested.geometry import FloatArray, IntArray
+
+compiled = compiler(__file__)
+# Reordered sums let the compiler use vector instructions, where most of the time goes.
+compiled_reordered = compiler(__file__, fastmath={"reassoc", "contract", "nsz"})
 
 # A component is left out where another one exceeds it by the factor e⁴⁰ everywhere on the piece.
 _NEGLIGIBLE_EXPONENT = 40.0
@@ -22,18 +25,14 @@ _SMALL_EXPONENT = 0.25
 _LARGEST_EXPONENT = 32 * _SMALL_EXPONENT
 
 
-def _compiled(function: Any) -> Any:
-    return njit(cache=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _exp_small(t: float) -> float:
     """Return the Taylor polynomial of exp of degree 10."""
     tail = 1 / 720 + t * (1 / 5040 + t * (1 / 40320 + t * (1 / 362880 + t / 3628800)))
     return 1.0 + t * (1.0 + t * (1 / 2 + t * (1 / 6 + t * (1 / 24 + t * (1 / 120 + t * tail)))))
 
 
-@_compiled
+@compiled
 def _values(
     points: FloatArray,
     start: int,
@@ -55,7 +54,7 @@ def _values(
 
 
 # Reordered sums let the compiler use vector instructions, where most of the time goes.
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@compiled_reordered
 def _values_small(
     points: FloatArray,
     start: int,
@@ -92,7 +91,7 @@ def _values_small(
             values[q] *= values[q]
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@compiled_reordered
 def _add_means(
     points: FloatArray,
     weights: FloatArray,
@@ -116,7 +115,7 @@ def _add_means(
         means[corner] += factor * total
 
 
-@_compiled
+@compiled
 def mixture_density(
     points: FloatArray, means: FloatArray, whitening: FloatArray, log_factors: FloatArray
 ) -> FloatArray:
@@ -135,7 +134,7 @@ def mixture_density(
     return density
 
 
-@_compiled
+@compiled
 def mixture_rule(
     pieces: FloatArray,
     points: FloatArray,

@@ -25,11 +25,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from scipy.special import gammaln
 
+from congested.compiled import compiler
 from congested.geometry import FloatArray, IntArray
 from congested.quadrature import simplex_rule
+
+compiled = compiler(__file__)
 
 _CRAMER = 1.0866
 # Degrees of rules with positive weights.
@@ -94,7 +96,7 @@ def _ladder(
     return points, weights, first, powers, np.stack([taylor, chebyshev])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _distance_bound(
     radius: float, distance: float, power: int, taylor: float, chebyshev: float
 ) -> float:
@@ -103,7 +105,7 @@ def _distance_bound(
     return min(taylor * grown * math.exp(-0.25 * distance * distance), chebyshev * grown)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _ranges(
     simplices: FloatArray,
     means: FloatArray,

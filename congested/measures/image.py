@@ -82,8 +82,8 @@ class Image:
         return [np.linspace(low, high, number + 1) for low, high, number in corners]
 
     @cached_property
-    def _density(self) -> FloatArray:
-        """Density of each pixel, of integral one."""
+    def densities(self) -> FloatArray:
+        """Density of each pixel, in the shape of `values`, of integral one."""
         shares = self.values / self.values.max()
         pixel = np.prod((self.upper - self.lower) / self.values.shape)
         return np.asarray(shares / (shares.sum() * pixel), dtype=np.float64)
@@ -94,7 +94,7 @@ class Image:
         with_mass = np.argwhere(self.values > 0.0)
         order = hilbert_order(with_mass.astype(np.float64))
         chosen = np.ravel_multi_index(tuple(with_mass[order].T), self.values.shape)
-        steps = np.cumsum(self._density.ravel()[chosen])
+        steps = np.cumsum(self.densities.ravel()[chosen])
         return chosen, steps / steps[-1]
 
     def density(self, points: FloatArray) -> FloatArray:
@@ -106,7 +106,7 @@ class Image:
             for axis, (sides, number) in enumerate(zip(self._sides, self.values.shape, strict=True))
         )
         result = np.zeros(len(points))
-        result[inside] = self._density[index]
+        result[inside] = self.densities[index]
         return result
 
     def _overlaps(self, cells: Cells) -> tuple[FloatArray, FloatArray]:
@@ -119,7 +119,7 @@ class Image:
             np.ascontiguousarray(cells.simplices),
             cells.volume,
             sides,
-            self._density.reshape((1,) * (3 - self.dimension) + self.values.shape),
+            self.densities.reshape((1,) * (3 - self.dimension) + self.values.shape),
             _ROUNDING * float(np.abs(corners).max()),
         )
 

@@ -17,12 +17,13 @@ finds them.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numba import njit
 
+from congested.compiled import compiler
 from congested.geometry import FloatArray
+
+compiled = compiler(__file__)
 
 # Gauss-Kronrod rules: nodes, Kronrod weights, Gauss weights; the last node is the centre. 7 and 15
 # points from QUADPACK (Piessens et al. 1983) for edges, 3 and 7 points twice for faces.
@@ -50,11 +51,7 @@ _FACE_RULE = np.array([
 _DEEPEST, _MOST_BREAKS = 100, 400
 
 
-def _compiled(function: Any) -> Any:
-    return njit(cache=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _rate(
     y: float,
     line: FloatArray,
@@ -86,7 +83,7 @@ def _rate(
     return rate
 
 
-@_compiled
+@compiled
 def _integrate(
     start: float,
     end: float,
@@ -128,7 +125,7 @@ def _integrate(
     return total, good
 
 
-@_compiled
+@compiled
 def _roots(constant: float, across: float, along: float) -> tuple[float, float]:
     """Solve constant cosh y + across + along sinh y = 0; infinite where there is no root."""
     # With E = exp(y): (constant + along) E² + 2 across E + (constant − along) = 0.
@@ -146,7 +143,7 @@ def _roots(constant: float, across: float, along: float) -> tuple[float, float]:
     return first, second
 
 
-@_compiled
+@compiled
 def _find_breaks(
     start: float, end: float, line: FloatArray, distance: float, crosses: bool, breaks: FloatArray
 ) -> int:
@@ -190,7 +187,7 @@ def _find_breaks(
     return size + 1
 
 
-@_compiled
+@compiled
 def _line_integral(
     start: float,
     end: float,
@@ -218,7 +215,7 @@ def _line_integral(
     return total, good
 
 
-@_compiled
+@compiled
 def edge_integral(
     first: FloatArray,
     second: FloatArray,
@@ -277,7 +274,7 @@ def edge_integral(
     return sign * total, good
 
 
-@_compiled
+@compiled
 def _sort(first: FloatArray, second: FloatArray) -> None:
     """Exchange two points (3,) if their coordinates are not in lexicographic order."""
     for k in range(3):
@@ -288,7 +285,7 @@ def _sort(first: FloatArray, second: FloatArray) -> None:
             return
 
 
-@_compiled
+@compiled
 def face_integral(
     face: FloatArray,
     inside: FloatArray,
@@ -388,12 +385,12 @@ def face_integral(
     return sign * total, good
 
 
-@_compiled
+@compiled
 def _dot(first: FloatArray, second: FloatArray) -> float:
     return first[0] * second[0] + first[1] * second[1] + first[2] * second[2]
 
 
-@_compiled
+@compiled
 def _cross(first: FloatArray, second: FloatArray) -> FloatArray:
     return np.array([
         first[1] * second[2] - first[2] * second[1],
@@ -402,7 +399,7 @@ def _cross(first: FloatArray, second: FloatArray) -> FloatArray:
     ])  # fmt: skip
 
 
-@_compiled
+@compiled
 def source_masses(
     simplices: FloatArray,
     centers: FloatArray,

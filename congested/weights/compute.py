@@ -9,6 +9,8 @@ segments, with a standard error.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from congested.cell_search import CellBins
@@ -23,10 +25,14 @@ from congested.weights.gaussian import interpolates_mixture
 from congested.weights.kinds import (
     ConstantWeight,
     DensityWeight,
+    Interpolates,
     MeasureWeight,
     MixtureWeight,
     Weight,
 )
+from congested.weights.raster import raster_weight
+from congested.weights.raster import serves as raster_serves
+from congested.weights.rays import MOST_SECONDS, foreseen_seconds, rays_weight
 from congested.weights.segments import ALL_PAIRS, all_pairs_weight, sampled_weight
 
 # Error of a closed form unless the user asks for another.
@@ -80,12 +86,19 @@ def cell_weight(
     if weight.coupling in ("source", "target"):
         measure = {"source": source, "target": target}[weight.coupling]
         return _given_measure(measure, cells, weight.coupling)
-    if isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture):
+    rule = _rule(weight, source, target, cells)
+    if rule == "closed-form":
+        assert isinstance(source, GaussianMixture)
+        assert isinstance(target, GaussianMixture)
         tolerance = weight.tolerance or _CLOSED_FORM_TOLERANCE
         mixture, error = interpolates_mixture(source, target, 0.5 * tolerance)
         masses = mixture.cell_masses(cells, 0.5 * tolerance)
         error += 0.5 * tolerance
         return summed(cells, "closed-form", masses, error=error, whole=1.0)
+    if rule == "rays":
+        return rays_weight(source, target, cells, weight.tolerance)
+    if rule == "raster":
+        return raster_weight(source, target, cells, weight.tolerance)
     if isinstance(source, Points) and isinstance(target, Points):
         pairs = len(source.points) * len(target.points)
         if pairs <= (weight.samples or ALL_PAIRS):
@@ -99,6 +112,32 @@ def cell_weight(
         seed=weight.seed,
         tolerance=weight.tolerance,
     )
+
+
+def _rule(weight: Interpolates, source: Measure, target: Measure, cells: Cells) -> str:
+    """Return the rule that is asked for, or the first that serves the pair (collective)."""
+    gaussian = isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture)
+    seconds = foreseen_seconds(source, target, cells)
+    serves = {
+        "closed-form": gaussian,
+        "rays": math.isfinite(seconds),
+        "raster": raster_serves(source, target),
+        "segments": True,
+    }
+    if weight.rule == "auto":
+        if weight.samples is not None and not gaussian:
+            return "segments"
+        serves["rays"] = seconds <= MOST_SECONDS
+        return next(rule for rule, serving in serves.items() if serving)
+    if not serves[weight.rule]:
+        kinds = f"{type(source).__name__} and {type(target).__name__}"
+        allowed = [f'"{rule}"' for rule, serving in serves.items() if serving]
+        raise InputError(
+            f'found "{weight.rule}" for {kinds} in dimension {cells.dimension}; allowed: "auto", '
+            + ", ".join(allowed),
+            key="weight.rule",
+        )
+    return weight.rule
 
 
 def _check_dimension(measure: Measure, cells: Cells, name: str) -> None:

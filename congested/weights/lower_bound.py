@@ -32,9 +32,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy.linalg import eigh
 
+from congested.compiled import compiler
 from congested.geometry import EDGES, FloatArray
 from congested.measures.base import Measure
 from congested.measures.gaussian_mixture import GaussianMixture
@@ -46,6 +46,8 @@ from congested.weights.kinds import (
     MixtureWeight,
     Weight,
 )
+
+compiled = compiler(__file__)
 
 # Gauss points for means over a panel: the integrands are analytic and change little on it.
 _PANEL_POINTS = 12
@@ -266,7 +268,7 @@ def _panel_means(
     return centres, precisions, np.log(lengths) - 0.5 * spread.sum(axis=1)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _inverse_coefficients(
     simplices: FloatArray,
     axes: tuple[int, ...],

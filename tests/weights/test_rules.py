@@ -1,0 +1,171 @@
+"""The rules against brute force, against each other, and the honesty of the errors they state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from congested.errors import InputError
+from congested.geometry import Cells, split_simplices
+from congested.measures.gaussian_mixture import GaussianMixture
+from congested.weights.base import CellWeight
+from congested.weights.compute import cell_weight
+from congested.weights.kinds import Interpolates
+from tests.weights.pairs import BRUTE_FORCE, pairs
+
+PAIRS = pairs()
+RULES = {
+    "discs": ("rays", "raster", "segments"),
+    "box-gauss": ("rays", "raster", "segments"),
+    "overlapping": ("rays", "raster", "segments"),
+    "points-disc": ("rays", "segments"),
+    "gauss-points": ("rays", "segments"),
+    "funnels": ("rays", "segments"),
+    "images": ("raster", "segments"),
+    "image-gauss": ("raster", "segments"),
+    "balls": ("segments",),
+    "points-box": ("segments",),
+}
+# Mean of (count − expected)²/variance where the rule's own error is larger than that of 10⁸ draws.
+CHI_SQUARED = {("funnels", "rays"): 4.0, ("images", "raster"): 15.0, ("image-gauss", "raster"): 4.0}
+# What `auto` takes, and the error that it is to state at most.
+AUTO = {
+    "discs": ("rays", 1e-4),
+    "funnels": ("rays", 2e-3),
+    "images": ("raster", 2e-3),
+    "balls": ("sampled", 2e-2),
+}
+
+
+@pytest.fixture(scope="module")
+def computed() -> dict[tuple[str, str], CellWeight]:
+    """The weight of every pair by every rule that serves it."""
+    return {
+        (name, rule): cell_weight(
+            Interpolates(rule=rule, samples=1 << 20 if rule == "segments" else None), *PAIRS[name]
+        )
+        for name, rules in RULES.items()
+        for rule in rules
+    }
+
+
+CASES = [(name, rule) for name, rules in RULES.items() for rule in rules]
+
+
+@pytest.mark.parametrize(("name", "rule"), CASES)
+def test_a_hundred_million_draws(
+    computed: dict[tuple[str, str], CellWeight], name: str, rule: str
+) -> None:
+    """Counts scatter like Poisson numbers about 10⁸ σ_T; so does what is left of them."""
+    with np.load(BRUTE_FORCE) as file:
+        counts, draws = file[name].astype(np.float64), float(file["draws"])
+    weight = computed[name, rule]
+    expected = draws * weight.masses
+    full = expected > 100.0
+    assert full.sum() > 60
+    variance = expected.copy()
+    if weight.replicates is not None:
+        # Segments scatter themselves; the error of the deterministic rules is asserted apart.
+        spread = weight.replicates.var(axis=0, ddof=1) / len(weight.replicates)
+        variance += draws**2 * spread
+    squares = (counts[full] - expected[full]) ** 2 / variance[full]
+    assert squares.mean() < CHI_SQUARED.get((name, rule), 1.2)
+    # Where the weight has nothing nothing was drawn, but for the rim of its support.
+    assert counts[expected < 1e-3].sum() < 1e-5 * draws
+    # The mean of |error| is √(2/π) standard deviations.
+    scatter = 0.8 * np.sqrt(variance).sum() / draws
+    assert np.abs(counts / draws - weight.masses).sum() < 1.15 * scatter + weight.relative_error
+
+
+@pytest.mark.parametrize(("name", "rule"), CASES)
+def test_mass_is_one_to_the_error_stated(
+    computed: dict[tuple[str, str], CellWeight], name: str, rule: str
+) -> None:
+    weight = computed[name, rule]
+    # Gaussians reach out of the square: 1e-6 of them.
+    allowance = 2e-6 if "gauss" in name else 1e-12
+    error = 1e-12 if rule == "segments" else 2.0 * weight.relative_error
+    assert weight.mass == pytest.approx(1.0, abs=error + allowance)
+    assert weight.masses.min() >= 0.0
+
+
+@pytest.mark.parametrize("name", ["discs", "box-gauss", "points-disc", "gauss-points"])
+def test_measured_error_is_honest(name: str) -> None:
+    """A hundred times the accuracy shows the error that was stated, up to a factor of two."""
+    fine = cell_weight(Interpolates(rule="rays", tolerance=2e-5), *PAIRS[name])
+    assert fine.relative_error <= 2e-5
+    for tolerance in (1e-2, 2e-3):
+        coarse = cell_weight(Interpolates(rule="rays", tolerance=tolerance), *PAIRS[name])
+        error = np.abs(coarse.masses - fine.masses).sum()
+        assert coarse.relative_error <= tolerance
+        assert error < 2.0 * coarse.relative_error + fine.relative_error
+        assert coarse.errors is not None
+        assert coarse.errors.sum() == pytest.approx(coarse.relative_error * coarse.mass)
+        assert np.count_nonzero(coarse.errors) < 400
+
+
+def test_rules_for_densities_agree() -> None:
+    source, target, cells = PAIRS["overlapping"]
+    rays = cell_weight(Interpolates(rule="rays"), source, target, cells)
+    raster = cell_weight(Interpolates(rule="raster", tolerance=1e-3), source, target, cells)
+    assert np.abs(rays.masses - raster.masses).sum() < 2e-3
+    assert raster.details["directions"] >= 256
+
+
+def test_rays_agree_with_the_closed_form_of_gaussians() -> None:
+    source = GaussianMixture.from_stds([[0.3, 0.4], [0.45, 0.3]], [0.07, 0.05])
+    _, target, cells = PAIRS["box-gauss"]
+    exact = cell_weight(Interpolates(), source, target, cells)
+    rays = cell_weight(Interpolates(rule="rays"), source, target, cells)
+    assert (exact.method, rays.method) == ("closed-form", "rays")
+    assert np.abs(rays.masses - exact.masses).sum() < 3.0 * rays.relative_error
+    assert rays.relative_error < 1e-4
+
+
+@pytest.mark.parametrize(("name", "expected"), AUTO.items())
+def test_the_rule_is_chosen_by_the_pair(name: str, expected: tuple[str, float]) -> None:
+    method, largest = expected
+    weight = cell_weight(Interpolates(), *PAIRS[name])
+    assert weight.method == method
+    assert 0.0 < weight.relative_error < largest
+
+
+@pytest.mark.parametrize("name", ["discs", "gauss-points", "images"])
+def test_a_refined_mesh_has_the_same_masses(name: str) -> None:
+    source, target, cells = PAIRS[name]
+    fine = Cells(cells.comm, split_simplices(cells.simplices), cells.lower, cells.upper)
+    coarse = cell_weight(Interpolates(), source, target, cells)
+    summed = cell_weight(Interpolates(), source, target, fine)
+    difference = np.abs(summed.masses.reshape(cells.number, -1).sum(axis=1) - coarse.masses).sum()
+    assert difference < 2.0 * (coarse.relative_error + summed.relative_error)
+
+
+def test_swapping_the_measures_changes_nothing() -> None:
+    source, target, cells = PAIRS["gauss-points"]
+    one = cell_weight(Interpolates(rule="rays"), source, target, cells)
+    other = cell_weight(Interpolates(rule="rays"), target, source, cells)
+    np.testing.assert_array_equal(one.masses, other.masses)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "allowed"),
+    [
+        ("discs", "closed-form", '"rays", "raster", "segments"'),
+        ("images", "rays", '"raster", "segments"'),
+        ("points-disc", "raster", '"rays", "segments"'),
+        ("balls", "rays", '"segments"'),
+        ("balls", "raster", '"segments"'),
+    ],
+)
+def test_rules_that_do_not_serve_are_refused(name: str, rule: str, allowed: str) -> None:
+    found = rf'weight\.rule: found "{rule}" .*allowed: "auto", {allowed}'
+    with pytest.raises(InputError, match=found):
+        cell_weight(Interpolates(rule=rule), *PAIRS[name])
+
+
+def test_too_many_points_take_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    from congested.weights import compute
+
+    monkeypatch.setattr(compute, "MOST_SECONDS", 1e-6)
+    source, target, cells = PAIRS["points-disc"]
+    assert cell_weight(Interpolates(), source, target, cells).method == "sampled"
