@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from congested import problem_measures as measure_tables
 from congested import problem_schema as schema
+from congested import problem_weights as weight_tables
 from congested.errors import InputError
 from congested.problem import OutputOptions, Problem, ReadTable, SolverOptions
-from congested.problem_schema import Table
+from congested.problem_table import Table, resolve
 
 if TYPE_CHECKING:
     from congested.domain import Domain
@@ -50,7 +52,7 @@ def build_problem(
         table = _with_box(_with_role(tables[name], name), tables["domain"])
         table = _absolute(table, directory)
         try:
-            if isinstance(table, schema.PointsTable):
+            if isinstance(table, measure_tables.PointsTable):
                 parts[name] = _build_points(table, _box_dimension(tables["domain"]))
             else:
                 parts[name] = _BUILDERS[type(table)](table)
@@ -90,14 +92,14 @@ def _at_table(error: InputError, name: str, table: Table, file: str | None) -> I
 
 def _with_role(table: Table, name: str) -> Table:
     """Return the table; a ray-monotone measure plays by default the role of its table."""
-    if isinstance(table, schema.RayMonotoneTable) and table.role is None:
+    if isinstance(table, measure_tables.RayMonotoneTable) and table.role is None:
         return table.model_copy(update={"role": name})
     return table
 
 
 def _with_box(table: Table, domain: Table) -> Table:
     """Return the table; an image whose file does not say where it lies fills the domain's box."""
-    if not (isinstance(table, schema.ImageTable) and isinstance(domain, schema.BoxTable)):
+    if not (isinstance(table, measure_tables.ImageTable) and isinstance(domain, schema.BoxTable)):
         return table
     if table.knows_its_box or table.lower is not None:
         return table
@@ -107,7 +109,7 @@ def _with_box(table: Table, domain: Table) -> Table:
 def _absolute(table: Table, directory: Path) -> Table:
     """Return the table with absolute file names."""
     names = {
-        key: schema.resolve(value, directory).as_posix()
+        key: resolve(value, directory).as_posix()
         for key in table.file_keys
         if isinstance(value := getattr(table, key), str)
     }
@@ -117,7 +119,7 @@ def _absolute(table: Table, directory: Path) -> Table:
 def _effective(table: Table) -> dict[str, Any]:
     """Return what the table says with its defaults filled in, as it could stand in a file."""
     effective = table.model_dump(exclude_none=True)
-    if isinstance(table, schema.GaussianMixtureTable):
+    if isinstance(table, measure_tables.GaussianMixtureTable):
         count = len(table.means)
         effective.setdefault("weights", [1.0 / count] * count)
         if isinstance(table.stds, float):
@@ -130,7 +132,9 @@ def _check_points(parts: Mapping[str, Any], tables: Mapping[str, Table], file: s
     domain = tables["domain"]
     for name in ("source", "target"):
         table = tables[name]
-        if not (isinstance(domain, schema.BoxTable) and isinstance(table, schema.PointsTable)):
+        if not (
+            isinstance(domain, schema.BoxTable) and isinstance(table, measure_tables.PointsTable)
+        ):
             continue
         points = np.asarray(parts[name].points, dtype=np.float64)
         if table.file is None or points.shape[1] != len(domain.lower):
@@ -159,7 +163,7 @@ def _build_mesh(table: schema.MeshTable) -> Domain:
     return MeshFile(Path(table.file))
 
 
-def _build_gaussian_mixture(table: schema.GaussianMixtureTable) -> Measure:
+def _build_gaussian_mixture(table: measure_tables.GaussianMixtureTable) -> Measure:
     from congested.measures.gaussian_mixture import GaussianMixture
 
     means = np.array(table.means)
@@ -173,13 +177,13 @@ def _build_gaussian_mixture(table: schema.GaussianMixtureTable) -> Measure:
     return GaussianMixture(means, covariances, weights)
 
 
-def _build_uniform_box(table: schema.UniformBoxTable) -> Measure:
+def _build_uniform_box(table: measure_tables.UniformBoxTable) -> Measure:
     from congested.measures.uniform import UniformBox
 
     return UniformBox(np.array(table.lower), np.array(table.upper))
 
 
-def _build_uniform_ball(table: schema.UniformBallTable) -> Measure:
+def _build_uniform_ball(table: measure_tables.UniformBallTable) -> Measure:
     from congested.measures.uniform import UniformBall
 
     return UniformBall(np.array(table.center), table.radius)
@@ -190,7 +194,7 @@ def _box_dimension(domain: Table) -> int | None:
     return len(domain.lower) if isinstance(domain, schema.BoxTable) else None
 
 
-def _build_points(table: schema.PointsTable, dimension: int | None) -> Measure:
+def _build_points(table: measure_tables.PointsTable, dimension: int | None) -> Measure:
     from congested.measures.points import Points, points_from_file
 
     if table.file is not None:
@@ -201,7 +205,7 @@ def _build_points(table: schema.PointsTable, dimension: int | None) -> Measure:
     return Points(points, weights)
 
 
-def _build_image(table: schema.ImageTable) -> Measure:
+def _build_image(table: measure_tables.ImageTable) -> Measure:
     from congested.measures.image_file import image_from_file
 
     return image_from_file(
@@ -214,13 +218,13 @@ def _build_image(table: schema.ImageTable) -> Measure:
     )
 
 
-def _build_field(table: schema.FieldTable) -> Measure:
+def _build_field(table: measure_tables.FieldTable) -> Measure:
     from congested.measures.mesh_field import mesh_field_from_file
 
     return mesh_field_from_file(table.file, table.array)
 
 
-def _build_ray_monotone(table: schema.RayMonotoneTable) -> Measure:
+def _build_ray_monotone(table: measure_tables.RayMonotoneTable) -> Measure:
     from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource, pair_from_file
     from congested.measures.uniform import UniformBox
 
@@ -237,13 +241,13 @@ def _build_ray_monotone(table: schema.RayMonotoneTable) -> Measure:
     return UniformBox(-side, side)
 
 
-def _build_interpolates(table: schema.InterpolatesTable) -> Weight:
+def _build_interpolates(table: weight_tables.InterpolatesTable) -> Weight:
     from congested.weights.kinds import Interpolates
 
     return Interpolates(coupling=table.coupling, samples=table.samples, seed=table.seed)
 
 
-def _build_constant(table: schema.ConstantTable) -> Weight:
+def _build_constant(table: weight_tables.ConstantTable) -> Weight:
     from congested.weights.kinds import ConstantWeight
 
     return ConstantWeight(table.density)
@@ -252,12 +256,12 @@ def _build_constant(table: schema.ConstantTable) -> Weight:
 _BUILDERS: dict[type[Table], Callable[[Any], Any]] = {
     schema.BoxTable: _build_box,
     schema.MeshTable: _build_mesh,
-    schema.GaussianMixtureTable: _build_gaussian_mixture,
-    schema.UniformBoxTable: _build_uniform_box,
-    schema.UniformBallTable: _build_uniform_ball,
-    schema.ImageTable: _build_image,
-    schema.FieldTable: _build_field,
-    schema.RayMonotoneTable: _build_ray_monotone,
-    schema.InterpolatesTable: _build_interpolates,
-    schema.ConstantTable: _build_constant,
+    measure_tables.GaussianMixtureTable: _build_gaussian_mixture,
+    measure_tables.UniformBoxTable: _build_uniform_box,
+    measure_tables.UniformBallTable: _build_uniform_ball,
+    measure_tables.ImageTable: _build_image,
+    measure_tables.FieldTable: _build_field,
+    measure_tables.RayMonotoneTable: _build_ray_monotone,
+    weight_tables.InterpolatesTable: _build_interpolates,
+    weight_tables.ConstantTable: _build_constant,
 }

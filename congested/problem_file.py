@@ -22,7 +22,8 @@ from congested import problem_schema as schema
 from congested.errors import InputError
 from congested.problem import Problem
 from congested.problem_build import build_problem
-from congested.problem_schema import Key, Mistake, Table, dotted, shown
+from congested.problem_measures import ImageTable, PointsTable
+from congested.problem_table import Key, Mistake, Table, dotted, resolve, shown
 
 
 def read_problem(path: str | Path) -> Problem:
@@ -248,7 +249,7 @@ def _wrong_files(tables: Mapping[str, Table], directory: Path) -> Iterator[Mista
     for name, table in tables.items():
         for key in table.file_keys:
             file = getattr(table, key)
-            if isinstance(file, str) and not (path := schema.resolve(file, directory)).is_file():
+            if isinstance(file, str) and not (path := resolve(file, directory)).is_file():
                 what = "a directory" if path.is_dir() else "no such file"
                 yield Mistake((name, key), f"{shown(file)}, {what}: {path}", "an existing file")
 
@@ -257,7 +258,7 @@ def _missing_boxes(tables: Mapping[str, Table]) -> Iterator[Mistake]:
     """Yield the images that neither know their box nor can take that of the domain."""
     if isinstance(tables.get("domain"), schema.MeshTable):
         for name, table in tables.items():
-            if isinstance(table, schema.ImageTable) and not table.knows_its_box:
+            if isinstance(table, ImageTable) and not table.knows_its_box:
                 if table.lower is None and table.upper is None:
                     allowed = "the corners lower and upper of the image, as the domain is no box"
                     yield Mistake((name, "lower"), "nothing", allowed)
@@ -281,7 +282,7 @@ def _points_outside(tables: Mapping[str, Table]) -> Iterator[Mistake]:
     domain = tables.get("domain")
     if isinstance(domain, schema.BoxTable):
         for name, table in tables.items():
-            if isinstance(table, schema.PointsTable):
+            if isinstance(table, PointsTable):
                 for number, point in enumerate(table.points or ()):
                     sides = zip(domain.lower, point, domain.upper, strict=False)
                     if any(not low <= value <= high for low, value, high in sides):
