@@ -41,8 +41,8 @@ class CellWeight:
     mass
         σ(Ω), over all ranks.
     lost
-        Part of a weight of mass one that lies outside the domain: 1 − mass; 0 for weights that
-        were given on the domain.
+        Mass of the weight outside the domain: what it has in all of space less `mass`; 0 for
+        weights that were given on the domain.
     samples
         Number of segments that were shared out; 0 where there were none.
     details
@@ -58,6 +58,17 @@ class CellWeight:
     samples: int
     errors: FloatArray | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def standard_errors(self) -> FloatArray | None:
+        """Standard error (n,) of each cell's mass, if the weight was sampled; else None."""
+        return None if self.replicates is None else standard_errors(self.replicates)
+
+
+def standard_errors(replicates: FloatArray) -> FloatArray:
+    """Return the standard errors (n,) of the mean of independent estimates (R, n)."""
+    spread = replicates.std(axis=0, ddof=1)
+    return np.asarray(spread / math.sqrt(len(replicates)), dtype=np.float64)
 
 
 def summed(

@@ -9,6 +9,9 @@ segments, with a standard error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from congested.cell_search import CellBins
@@ -21,8 +24,10 @@ from congested.quadrature import integrate_over_simplices
 from congested.weights.base import CellWeight, combined, summed
 from congested.weights.gaussian import interpolates_mixture
 from congested.weights.kinds import (
+    ENDS,
     ConstantWeight,
     DensityWeight,
+    Interpolates,
     MeasureWeight,
     MixtureWeight,
     Weight,
@@ -58,7 +63,8 @@ def cell_weight(
     ------
     InputError
         If a measure has another dimension than the cells, cannot be sampled though it has to be,
-        or if a given density is negative or not finite. Every rank raises it.
+        or if a given density is negative or not finite, or if no rule serves the pair. Every rank
+        raises it. What concerns part k of a mixture has a key that begins ``weight.parts[k]``.
     """
     if isinstance(weight, ConstantWeight):
         density = weight.density
@@ -68,19 +74,42 @@ def cell_weight(
     if isinstance(weight, DensityWeight):
         return _given_density(weight, cells)
     if isinstance(weight, MeasureWeight):
-        return _given_measure(weight.measure, cells, "weight")
+        return _given_measure(weight.measure, cells, "weight", weight.mass)
     if bins is None:
         bins = CellBins(cells)
     if isinstance(weight, MixtureWeight):
         assert weight.shares is not None
-        parts = [cell_weight(part, source, target, cells, bins=bins) for part in weight.parts]
+        parts = []
+        for number, part in enumerate(weight.parts):
+            with _inside(f"weight.parts[{number}]"):
+                parts.append(cell_weight(part, source, target, cells, bins=bins))
         return combined(cells, parts, weight.shares)
+    return _interpolates(weight, source, target, cells, bins)
+
+
+@contextmanager
+def _inside(place: str) -> Iterator[None]:
+    """Name the place of a part in the errors that concern its keys."""
+    try:
+        yield
+    except InputError as error:
+        first, dot, rest = (error.key or "").partition(".")
+        if first != "weight":
+            raise
+        raise InputError(error.message, key=place + dot + rest, file=error.file) from error
+
+
+def _interpolates(
+    weight: Interpolates, source: Measure, target: Measure, cells: Cells, bins: CellBins
+) -> CellWeight:
     for name, measure in (("source", source), ("target", target)):
         _check_dimension(measure, cells, name)
-    if weight.coupling in ("source", "target"):
+    if weight.coupling in ENDS:
         measure = {"source": source, "target": target}[weight.coupling]
         return _given_measure(measure, cells, weight.coupling)
-    if isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture):
+    if _rule(weight, source, target) == "closed-form":
+        assert isinstance(source, GaussianMixture)
+        assert isinstance(target, GaussianMixture)
         tolerance = weight.tolerance or _CLOSED_FORM_TOLERANCE
         mixture, error = interpolates_mixture(source, target, 0.5 * tolerance)
         masses = mixture.cell_masses(cells, 0.5 * tolerance)
@@ -101,19 +130,43 @@ def cell_weight(
     )
 
 
+def _rule(weight: Interpolates, source: Measure, target: Measure) -> str:
+    """Return the rule for a pair with segments, or raise InputError where there is none."""
+    if weight.coupling == "optimal":
+        raise InputError(
+            'found "optimal", which is not available for this pair; allowed: "independent"',
+            key="weight.coupling",
+        )
+    possible = ["segments"]
+    if isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture):
+        possible.insert(0, "closed-form")
+    if weight.rule == "auto":
+        return possible[0]
+    if weight.rule not in possible:
+        allowed = " or ".join(f'"{rule}"' for rule in ("auto", *possible))
+        raise InputError(
+            f'found "{weight.rule}", which is not available for this pair; allowed: {allowed}',
+            key="weight.rule",
+        )
+    return weight.rule
+
+
 def _check_dimension(measure: Measure, cells: Cells, name: str) -> None:
     if measure.dimension != cells.dimension:
         raise InputError(
-            f"found dimension {measure.dimension}; allowed: {cells.dimension}, as that of the "
-            "mesh",
+            f"found dimension {measure.dimension}; allowed: {cells.dimension}, as that of the mesh",
             key=name,
         )
 
 
-def _given_measure(measure: Measure, cells: Cells, name: str) -> CellWeight:
+def _given_measure(measure: Measure, cells: Cells, name: str, mass: float = 1.0) -> CellWeight:
     _check_dimension(measure, cells, name)
-    masses = np.maximum(measure.cell_masses(cells), 0.0)
-    return summed(cells, "measure", masses, whole=1.0)
+    try:
+        masses = mass * np.maximum(measure.cell_masses(cells), 0.0)
+    except InputError as error:  # it names a field of the measure: say of which
+        key = f"{name}.{error.key}" if error.key else name
+        raise InputError(error.message, key=key, file=error.file) from error
+    return summed(cells, "measure", masses, whole=mass)
 
 
 def _given_density(weight: DensityWeight, cells: Cells) -> CellWeight:
