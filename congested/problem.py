@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from congested.errors import InputError
+from congested.weights.kinds import Interpolates, MeasureWeight, MixtureWeight, Weight
 
 if TYPE_CHECKING:
     from congested.domain import Domain
     from congested.measures.base import Measure
-    from congested.weights.kinds import Weight
 
 Method = Literal["newton"]
 Refinement = Literal["uniform", "none", "adaptive"]
@@ -44,6 +44,7 @@ _KINDS = {
     "UniformBall": {"kind": "uniform", "shape": "ball"},
     "Points": {"kind": "points"},
     "RayMonotoneSource": {"kind": "ray-monotone", "role": "source"},
+    "RayMonotonePair": {},
     "Image": {"kind": "image"},
     "MeshField": {"kind": "field"},
     "Interpolates": {"kind": "interpolates"},
@@ -172,12 +173,6 @@ class ReadTable:
     table: Mapping[str, Any]
 
 
-def _default_weight() -> Weight:
-    from congested.weights.kinds import Interpolates
-
-    return Interpolates()
-
-
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Transport of ``source`` to ``target`` in ``domain`` with the congestion cost H.
@@ -210,7 +205,7 @@ class Problem:
     domain: Domain
     source: Measure
     target: Measure
-    weight: Weight = field(default_factory=_default_weight)
+    weight: Weight = field(default_factory=Interpolates)
     strength: float = 10.0
     title: str = ""
     solver: SolverOptions = field(default_factory=SolverOptions)
@@ -284,6 +279,12 @@ class Problem:
         for read in self.tables:
             if read.part is part:
                 return read.table
+        if isinstance(part, MeasureWeight):
+            return {**self._describe(part.measure), "mass": part.mass}
+        if isinstance(part, MixtureWeight):
+            shared = zip(part.shares or (), part.parts, strict=True)
+            parts = [{"share": share, **self._describe(weight)} for share, weight in shared]
+            return {"kind": "mixture", "parts": parts}
         return _describe_object(part)
 
 
@@ -319,6 +320,8 @@ def _describe_object(part: object) -> dict[str, Any]:
             for entry in dataclasses.fields(part)
             if not entry.name.startswith("_")
         }
+    if isinstance(part, Interpolates):
+        table = {"kind": table["kind"], **part.settings}
     return table
 
 

@@ -7,6 +7,7 @@ with the key of the table that named the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ from congested import problem_schema as schema
 from congested import problem_weights as weight_tables
 from congested.errors import InputError
 from congested.problem import OutputOptions, Problem, ReadTable, SolverOptions
-from congested.problem_table import Table, resolve
+from congested.problem_table import Key, Table, dotted, resolve
 
 if TYPE_CHECKING:
     from congested.domain import Domain
+    from congested.geometry import FloatArray
     from congested.measures.base import Measure
     from congested.weights.kinds import Weight
 
@@ -46,20 +48,11 @@ def build_problem(
     InputError
         If a file that a table names is wrong, or fits the other parts badly.
     """
-    parts: dict[str, Any] = {}
-    read = []
-    for name in ("domain", "source", "target", "weight"):
-        table = _with_box(_with_role(tables[name], name), tables["domain"])
-        table = _absolute(table, directory)
-        try:
-            if isinstance(table, measure_tables.PointsTable):
-                parts[name] = _build_points(table, _box_dimension(tables["domain"]))
-            else:
-                parts[name] = _BUILDERS[type(table)](table)
-        except InputError as error:
-            raise _at_table(error, name, table, file) from error
-        read.append(ReadTable(parts[name], _effective(table)))
-    _check_points(parts, tables, file)
+    workshop = _Workshop(tables["domain"], directory, file)
+    parts = {
+        name: workshop.build((name,), tables[name])
+        for name in ("domain", "source", "target", "weight")
+    }
 
     solver = tables["solver"].model_dump()
     # A boolean of TOML is a word to PETSc.
@@ -74,20 +67,54 @@ def build_problem(
             title=title,
             solver=SolverOptions(**solver),
             output=OutputOptions(**tables["output"].model_dump()),
-            tables=tuple(read),
+            tables=tuple(workshop.read),
         )
     except InputError as error:
         raise InputError(error.message, key=error.key, file=file) from error
 
 
-def _at_table(error: InputError, name: str, table: Table, file: str | None) -> InputError:
+@dataclass(frozen=True)
+class _Workshop:
+    """What it takes to make a part from its table, and the tables of what was made."""
+
+    domain: Table
+    directory: Path
+    file: str | None
+    read: list[ReadTable] = field(default_factory=list)
+
+    def build(self, place: Key, table: Table) -> Any:
+        """Return the part that a table stands for."""
+        if isinstance(table, weight_tables.MixtureTable):
+            parts = [self.build((*place, *key), part) for key, part in table.inner()]
+            return _mixture(parts, table.shares)
+        table = _with_box(_with_role(table, str(place[0])), self.domain)
+        table = _absolute(table, self.directory)
+        try:
+            part = self._made(table)
+        except InputError as error:
+            raise _at_table(error, place, table, self.file) from error
+        self.read.append(ReadTable(part, table.effective()))
+        return part
+
+    def _made(self, table: Table) -> Any:
+        if isinstance(table, measure_tables.PointsTable):
+            part: Any = _build_points(table, self.domain)
+        else:
+            builder = next(_BUILDERS[kind] for kind in type(table).__mro__ if kind in _BUILDERS)
+            part = builder(table)
+        if isinstance(table, weight_tables.MassTable | weight_tables.DensityTable):
+            return _measure_weight(part, table)
+        return part
+
+
+def _at_table(error: InputError, place: Key, table: Table, file: str | None) -> InputError:
     """Return the error with the key of the problem file that leads to it."""
     fields = type(table).model_fields
     own = (error.key or "").split(".")[-1].split("[")[0]
     files = [key for key in table.file_keys if getattr(table, key) == error.file is not None]
-    key = f"{name}.{own}" if own in fields else f"{name}.{files[0]}" if files else name
+    key = (*place, own) if own in fields else (*place, *files[:1])
     message = error.message if error.file is None else f"{error.file}: {error.message}"
-    return InputError(message, key=key, file=file)
+    return InputError(message, key=dotted(key), file=file)
 
 
 def _with_role(table: Table, name: str) -> Table:
@@ -114,38 +141,6 @@ def _absolute(table: Table, directory: Path) -> Table:
         if isinstance(value := getattr(table, key), str)
     }
     return table.model_copy(update=names)
-
-
-def _effective(table: Table) -> dict[str, Any]:
-    """Return what the table says with its defaults filled in, as it could stand in a file."""
-    effective = table.model_dump(exclude_none=True)
-    if isinstance(table, measure_tables.GaussianMixtureTable):
-        count = len(table.means)
-        effective.setdefault("weights", [1.0 / count] * count)
-        if isinstance(table.stds, float):
-            effective["stds"] = [table.stds] * count
-    return effective
-
-
-def _check_points(parts: Mapping[str, Any], tables: Mapping[str, Table], file: str | None) -> None:
-    """Check that points read from a file lie in a box (a mesh file is not yet read)."""
-    domain = tables["domain"]
-    for name in ("source", "target"):
-        table = tables[name]
-        if not (
-            isinstance(domain, schema.BoxTable) and isinstance(table, measure_tables.PointsTable)
-        ):
-            continue
-        points = np.asarray(parts[name].points, dtype=np.float64)
-        if table.file is None or points.shape[1] != len(domain.lower):
-            continue
-        outside = np.flatnonzero(((points < domain.lower) | (points > domain.upper)).any(axis=1))
-        if outside.size:
-            message = (
-                f"found {outside.size} points outside the domain, first number {outside[0]} "
-                f"(from 0) at {points[outside[0]].tolist()}; allowed: points of the domain"
-            )
-            raise InputError(message, key=f"{name}.file", file=file)
 
 
 # --- one builder for each kind --------------------------------------------------------------
@@ -189,20 +184,30 @@ def _build_uniform_ball(table: measure_tables.UniformBallTable) -> Measure:
     return UniformBall(np.array(table.center), table.radius)
 
 
-def _box_dimension(domain: Table) -> int | None:
-    """Return the dimension of a box, None for a mesh file: that one is read later."""
-    return len(domain.lower) if isinstance(domain, schema.BoxTable) else None
-
-
-def _build_points(table: measure_tables.PointsTable, dimension: int | None) -> Measure:
+def _build_points(table: measure_tables.PointsTable, domain: Table) -> Measure:
     from congested.measures.points import Points, points_from_file
 
     if table.file is not None:
-        return points_from_file(table.file, table.weights, dimension)
+        # The dimension of a mesh is known when it has been read.
+        dimension = len(domain.lower) if isinstance(domain, schema.BoxTable) else None
+        read = points_from_file(table.file, table.weights, dimension)
+        if isinstance(domain, schema.BoxTable):
+            _check_inside(read.points, domain)
+        return read
     points = np.array(table.points)
     count = len(points)
     weights = np.full(count, 1.0 / count) if table.weights is None else np.array(table.weights)
     return Points(points, weights)
+
+
+def _check_inside(points: FloatArray, box: schema.BoxTable) -> None:
+    outside = np.flatnonzero(((points < box.lower) | (points > box.upper)).any(axis=1))
+    if outside.size:
+        raise InputError(
+            f"found {outside.size} points outside the domain, first number {outside[0]} "
+            f"(from 0) at {points[outside[0]].tolist()}; allowed: points of the domain",
+            key="file",
+        )
 
 
 def _build_image(table: measure_tables.ImageTable) -> Measure:
@@ -242,15 +247,41 @@ def _build_ray_monotone(table: measure_tables.RayMonotoneTable) -> Measure:
 
 
 def _build_interpolates(table: weight_tables.InterpolatesTable) -> Weight:
+    return table.weight
+
+
+def _build_end(table: weight_tables.EndTable) -> Weight:
     from congested.weights.kinds import Interpolates
 
-    return Interpolates(coupling=table.coupling, samples=table.samples, seed=table.seed)
+    return Interpolates(coupling=table.kind)
 
 
 def _build_constant(table: weight_tables.ConstantTable) -> Weight:
     from congested.weights.kinds import ConstantWeight
 
     return ConstantWeight(table.density)
+
+
+def _build_uniform(table: weight_tables.UniformTable) -> Weight:
+    from congested.weights.kinds import ConstantWeight
+
+    return ConstantWeight()
+
+
+def _measure_weight(
+    measure: Any, table: weight_tables.MassTable | weight_tables.DensityTable
+) -> Weight:
+    from congested.weights.kinds import MeasureWeight
+
+    if isinstance(table, weight_tables.DensityTable) and not table.normalise:
+        return MeasureWeight(measure, measure.integral)
+    return MeasureWeight(measure, 1.0 if table.mass is None else table.mass)
+
+
+def _mixture(parts: list[Weight], shares: list[float]) -> Weight:
+    from congested.weights.kinds import MixtureWeight
+
+    return MixtureWeight(tuple(parts), tuple(shares))
 
 
 _BUILDERS: dict[type[Table], Callable[[Any], Any]] = {
@@ -263,5 +294,7 @@ _BUILDERS: dict[type[Table], Callable[[Any], Any]] = {
     measure_tables.FieldTable: _build_field,
     measure_tables.RayMonotoneTable: _build_ray_monotone,
     weight_tables.InterpolatesTable: _build_interpolates,
+    weight_tables.EndTable: _build_end,
     weight_tables.ConstantTable: _build_constant,
+    weight_tables.UniformTable: _build_uniform,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Discriminator, Field, Tag
@@ -12,6 +12,7 @@ from congested.problem_table import (
     FileName,
     Key,
     Mistake,
+    Models,
     NonNegative,
     Number,
     Point,
@@ -24,7 +25,7 @@ from congested.problem_table import (
 )
 
 # Masses may differ from one by rounding in a file; more is a mistake.
-_WEIGHT_SUM_TOLERANCE = 1e-6
+WEIGHT_SUM_TOLERANCE = 1e-6
 
 POINT_FORMATS = (".npy", ".csv", ".txt", ".vtu", ".ply")
 IMAGE_FORMATS = (".png", ".npy", ".vti")
@@ -46,7 +47,7 @@ def _wrong_lengths(name: str, points: Sequence[Sequence[float]]) -> Iterator[Mis
 def _wrong_weights(weights: list[float], count: int, things: str) -> Iterator[Mistake]:
     if len(weights) != count:
         yield Mistake(("weights",), f"{len(weights)} numbers", f"{count}: one for each of {things}")
-    elif abs(sum(weights) - 1.0) > _WEIGHT_SUM_TOLERANCE:
+    elif abs(sum(weights) - 1.0) > WEIGHT_SUM_TOLERANCE:
         yield Mistake(("weights",), f"a sum of {sum(weights):.9g}", "numbers whose sum is 1")
 
 
@@ -99,6 +100,15 @@ class GaussianMixtureTable(Table):
                 yield Mistake(
                     key, f"a matrix with eigenvalue {smallest:.3g}", "a positive definite matrix"
                 )
+
+    def effective(self) -> dict[str, Any]:
+        """Return what the table says with its defaults filled in."""
+        count = len(self.means)
+        effective = super().effective()
+        effective.setdefault("weights", [1.0 / count] * count)
+        if isinstance(self.stds, float):
+            effective["stds"] = [self.stds] * count
+        return effective
 
     def extent(self) -> tuple[Key, int] | None:
         """Return the dimension and its key."""
@@ -270,7 +280,7 @@ class RayMonotoneTable(Table):
 
 
 # The models by the words that choose among them: kind, then shape.
-MEASURES: dict[tuple[str, ...], type[Table]] = {
+MEASURES: Models = {
     ("gaussian-mixture",): GaussianMixtureTable,
     ("uniform", "box"): UniformBoxTable,
     ("uniform", "ball"): UniformBallTable,

@@ -16,6 +16,7 @@ from congested.problem_table import (
     FileName,
     Key,
     Mistake,
+    Models,
     Number,
     Point,
     Positive,
@@ -26,8 +27,6 @@ from congested.problem_weights import WEIGHTS
 
 # What the design names and a later version brings: (table, key) -> words.
 NOT_AVAILABLE_YET = {
-    ("weight", "kind"): ("field", "points"),
-    ("weight", "coupling"): ("optimal",),
     ("solver", "method"): ("augmented-lagrangian",),
 }
 
@@ -86,8 +85,8 @@ class OutputTable(Table):
     overview: bool = Field(default=True, description="true or false")
 
 
-# The models of each table by the words that choose among them: kind, then shape.
-MODELS: dict[str, dict[tuple[str, ...], type[Table]]] = {
+# The models of each table.
+MODELS: dict[str, Models] = {
     "domain": {("box",): BoxTable, ("mesh",): MeshTable},
     "source": MEASURES,
     "target": MEASURES,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
@@ -74,14 +74,28 @@ class Table(BaseModel):
     file_keys: ClassVar[tuple[str, ...]] = ()
     # Keys whose value can be a table itself.
     tables: ClassVar[dict[str, type[Table]]] = {}
+    # Keys whose value is a list of tables, with the models for these.
+    lists: ClassVar[dict[str, Models]] = {}
 
     def mistakes(self) -> Iterator[Mistake]:
         """Yield what is wrong between fields."""
         yield from ()
 
+    def inner(self) -> Iterator[tuple[Key, Table]]:
+        """Yield the tables that stand for themselves in this one: the parts of a mixture, or it."""
+        yield (), self
+
+    def effective(self) -> dict[str, Any]:
+        """Return what the table says with its defaults filled in, as it could stand in a file."""
+        return self.model_dump(exclude_none=True)
+
     def extent(self) -> tuple[Key, int] | None:
         """Return the key that shows the dimension and the dimension, if the table shows one."""
         return None
+
+
+# Models by the words that choose among them: kind, then shape.
+Models: TypeAlias = dict[tuple[str, ...], type[Table]]
 
 
 def wrong_box(lower: list[float], upper: list[float]) -> Iterator[Mistake]:

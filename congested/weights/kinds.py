@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -94,6 +94,12 @@ class Interpolates:
                 f"found {self.tolerance:g}; allowed: from {SMALLEST_TOLERANCE:g} to 1",
                 key="weight.tolerance",
             )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The coupling and the values that it makes use of, as far as there are any."""
+        names = ("coupling", *options_of(self.coupling))
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def options_of(coupling: str) -> tuple[str, ...]:
