@@ -22,7 +22,7 @@ from congested.domain import create_mesh, refine_uniformly
 from congested.errors import InfeasibleProblem, NotConverged
 from congested.geometry import Cells, FloatArray, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
-from congested.measures.points import away_from_facets
+from congested.mesh_masses import mesh_masses, warn_of_lost_weight
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status, Values
@@ -30,7 +30,6 @@ from congested.solvers.level import LevelGoal, LevelResult, solve_level
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, NewtonStep
 from congested.weights.base import CellWeight
-from congested.weights.compute import cell_weight
 
 Progress = Callable[[ProgressEvent], None]
 
@@ -179,14 +178,14 @@ class _Run:
         with self.watch("setup"):
             cells = cells_of_mesh(mesh)
             size = int(cells.total(np.ones(cells.number)))
-            source = restricted_masses(problem.source, cells, "source")
-            target = restricted_masses(problem.target, cells, "target")
-        with self.watch("weight"):
-            start = away_from_facets(problem.source, cells)
-            end = away_from_facets(problem.target, cells)
-            weight = cell_weight(problem.weight, start, end, cells)
+        masses = mesh_masses(problem, cells, self.watch)
+        if number == 0 and not np.isinf(problem.strength):
+            warn_of_lost_weight(problem, masses, self.comm.rank)
+        weight = masses.weight
         with self.watch("setup"):
-            data = make_cell_data(mesh, cells, source, target, weight, problem.strength)
+            data = make_cell_data(
+                mesh, cells, masses.source, masses.target, weight, problem.strength
+            )
         goal = LevelGoal(
             self.options.relative_gap, self.options.lower_bound, not self._may_refine(mesh, size)
         )

@@ -216,8 +216,9 @@ def _choose_model(place: Key, models: Models, raw: dict[str, Any]) -> type[Table
             break
         key = (*place, discriminator)
         if discriminator not in raw:
+            known = {name for model in models.values() for name in model.model_fields}
             for other in raw:
-                if _nearest(other, [discriminator]):
+                if other not in known and _nearest(other, [discriminator]):
                     return _unknown_key((*place, other), [discriminator])
             model = _model_without(position, models, raw)
             return model or Mistake(key, "nothing", " or ".join(f'"{word}"' for word in words))

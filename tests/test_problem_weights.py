@@ -199,6 +199,10 @@ def test_shares_are_kept_as_they_are_or_scaled_once() -> None:
 
 # --- what is written back -------------------------------------------------------------------
 
+FLOOR = """
+kind = "mixture"
+parts = [{share = 0.9, kind = "interpolates"}, {share = 0.1, kind = "uniform"}]
+"""
 KINDS = {
     "default": 'kind = "interpolates"',
     "optimal": 'kind = "interpolates"\ncoupling = "optimal"\norder = 1\ntolerance = 1e-3',
@@ -213,6 +217,7 @@ KINDS = {
     "image": 'kind = "image"\nfile = "data/a.png"\ninvert = true\nmass = 3',
     "field": 'kind = "field"\nfile = "data/a.vtu"\nnormalise = false',
     "mixture": MIXTURE,
+    "mixture with a floor": FLOOR,
 }
 
 

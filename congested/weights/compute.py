@@ -164,8 +164,7 @@ def _given_measure(measure: Measure, cells: Cells, name: str, mass: float = 1.0)
     try:
         masses = mass * np.maximum(measure.cell_masses(cells), 0.0)
     except InputError as error:  # it names a field of the measure: say of which
-        key = f"{name}.{error.key}" if error.key else name
-        raise InputError(error.message, key=key, file=error.file) from error
+        raise error.within(name) from error
     return summed(cells, "measure", masses, whole=mass)
 
 
