@@ -121,7 +121,7 @@ def test_volume_without_a_display(
 def test_volume_without_flow_or_weight(
     cube: ResultArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("congested.plot_volume._WIDTH", 300)
+    monkeypatch.setattr("congested.plot_scene._WIDTH", 300)
     nothing = np.zeros(len(cube.cells))
     still = replace(
         cube,
@@ -138,7 +138,7 @@ def test_volume_without_flow_or_weight(
 def test_volume_with_points(
     cube: ResultArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("congested.plot_volume._WIDTH", 300)
+    monkeypatch.setattr("congested.plot_scene._WIDTH", 300)
     points = np.zeros(len(cube.cells))
     points[[40, 3000]] = 1.0
     plot_overview(replace(cube, target=points), RESULT, tmp_path / "overview.png")
