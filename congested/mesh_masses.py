@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -101,37 +101,38 @@ def warn_of_lost_weight(problem: Problem, masses: MeshMasses, rank: int) -> None
     whole = weight.mass + weight.lost
     if rank == 0 and weight.lost > NOTICED_LOSS * whole:
         logger.warning(
-            "%.2g %% of the weight is lost outside the domain: %s; the rest is not scaled up",
+            "%.3g %% of the weight is lost outside the domain: %s; the rest is not scaled up",
             100.0 * weight.lost / whole,
-            ", and ".join(_reasons(problem, masses)),
+            ", and ".join(dict.fromkeys(_reasons(problem, masses))),
         )
 
 
 def _reasons(problem: Problem, masses: MeshMasses) -> Iterator[str]:
-    weights = list(_simple(problem.weight))
-    drawn = [part for part in weights if isinstance(part, Interpolates)]
-    lines = [part for part in drawn if part.coupling not in ENDS]
-    outside = {
-        name: measure.outside
-        for name, measure in (("source", masses.source), ("target", masses.target))
-        if lines or any(part.coupling == name for part in drawn)
-    }
-    lost = masses.weight.lost
-    # A line with both ends in a convex domain stays there.
-    if lines and not isinstance(problem.domain, Box):
-        if lost - sum(outside.values()) > _NAMED_CAUSE * lost:
-            yield "lines from source to target leave the domain, which is not convex"
-    for name, part in outside.items():
-        if part > _NAMED_CAUSE * lost:
-            yield f"{100.0 * part:.2g} % of the {name} lies there"
-    if any(isinstance(part, MeasureWeight) for part in weights):
-        yield "the weight is a measure that was given, and reaches beyond it"
+    outside = {"source": masses.source.outside, "target": masses.target.outside}
+    least = _NAMED_CAUSE * masses.weight.lost
+    found = masses.weight
+    for share, weight, lost in _losses(problem.weight, 1.0, found.lost, found.details):
+        if isinstance(weight, MeasureWeight) and lost > least:
+            yield "the weight is a measure that was given, and reaches beyond it"
+        if not isinstance(weight, Interpolates):
+            continue
+        ends = {weight.coupling} if weight.coupling in ENDS else set(outside)
+        # A line with both ends in a convex domain stays there.
+        if weight.coupling not in ENDS and not isinstance(problem.domain, Box):
+            if lost - share * sum(outside.values()) > least:
+                yield "lines from source to target leave the domain, which is not convex"
+        for name in outside:
+            if name in ends and share * outside[name] > least:
+                yield f"{100.0 * outside[name]:.3g} % of the {name} lies there"
 
 
-def _simple(weight: Weight) -> Iterator[Weight]:
-    """Yield the weights that a mixture is made of, or the weight itself."""
+def _losses(
+    weight: Weight, share: float, lost: float, details: Mapping[str, Any]
+) -> Iterator[tuple[float, Weight, float]]:
+    """Yield share, weight and lost mass of all parts of a mixture, or of the weight itself."""
     if isinstance(weight, MixtureWeight):
-        for part in weight.parts:
-            yield from _simple(part)
+        for part, entry in zip(weight.parts, details["parts"], strict=True):
+            part_share = share * entry["share"]
+            yield from _losses(part, part_share, part_share * entry["lost"], entry)
     else:
-        yield weight
+        yield share, weight, lost

@@ -293,14 +293,15 @@ def weight_headline(result: Mapping[str, Any]) -> tuple[str, str]:
     """
     mass, lost, error = (_number(result.get(key)) for key in ("mass", "lost", "relative_error"))
     parts = [f"mass {mass:.5g}"]
-    if lost > 1e-9 * mass:
-        parts.append(f"{100.0 * lost / (mass + lost):.2g} % lost outside the domain")
-    parts.append("exact" if error == 0.0 else f"relative error {error:.2g}")
-    parts.append(str(result.get("method")))
-    segments = result.get("samples") or 0
-    if segments:
-        parts.append(f"{segments:,} segments")
-    return "Weight of: " + (str(result.get("title") or "") or "-"), "   ·   ".join(parts)
+    if lost > 1e-4 * (mass + lost):
+        parts.append(f"{100.0 * lost / (mass + lost):.3g} % lost outside the domain")
+    how = str(result.get("method"))
+    if segments := result.get("samples"):
+        how += f", {segments:,} segments"
+    certainty = "exact" if error == 0.0 else f"relative error {error:.2g}"
+    parts.append(f"{certainty} ({how})")
+    title = str(result.get("title") or "")
+    return f"{title}: the weight" if title else "The weight", "   ·   ".join(parts)
 
 
 def new_figure(width: float, height: float, title: str, numbers: str) -> Figure:

@@ -232,7 +232,7 @@ def contour_of(
     smooth = vertex_means(arrays.cells, arrays.cell_volume, values)
     at_cells = smooth[arrays.cells].mean(axis=1)
     mass = at_cells * arrays.cell_volume
-    if not mass.sum() > 0.0:
+    if not np.ptp(smooth) > 1e-9 * smooth.max():  # nothing at all, or the same everywhere
         return pyvista.PolyData()
     grid = scene.grid.copy(deep=False)
     grid.point_data["shown"] = smooth

@@ -41,7 +41,7 @@ from congested.plot_scene import (
     start,
 )
 
-_SOURCE_COLOR, _TARGET_COLOR = "#3b6fb6", "#d1662b"
+_COLORS = {"source": "#3b6fb6", "target": "#d1662b", "weight": "#238443"}
 _STREAMLINES = 90
 _SHARES_IN_WORDS = ", ".join(f"{100 * share:.0f}" for share in SHARES) + " %"
 
@@ -87,13 +87,17 @@ def plot_weight_volume(arrays: Densities, result: Mapping[str, Any], file: Path)
     with open_plotter(scene, translucent=False) as plotter:
         for panel in panels:
             start(plotter, scene)
-            add_slices(plotter, scene, cuts, panel)
+            # Few points seldom lie in a slice, which would hide them.
+            if not _add_balls(plotter, scene, arrays, panel.values, _COLORS[panel.name]):
+                add_slices(plotter, scene, cuts, panel)
             pictures.append((panel.title, finish(plotter, scene), panel))
-    lined = replace(panels[-1], colors=_pale_to_dark("cividis_r", 0.12))
+    lined = replace(panels[-1], colors=_pale_to_dark("YlGn", 0.12))
     with open_plotter(scene, translucent=True) as plotter:
         start(plotter, scene)
+        _add_blobs(plotter, scene, arrays)
         add_isosurfaces(plotter, scene, arrays, lined)
-        pictures.append((f"σ around {_SHARES_IN_WORDS} of its mass", finish(plotter, scene), lined))
+        title = f"{_SHARES_IN_WORDS} of σ (blue: μ, orange: ν)"
+        pictures.append((title, finish(plotter, scene), lined))
     compose(pictures, weight_headline(result), file)
 
 
@@ -139,14 +143,23 @@ def _add_streamlines(
         plotter.add_mesh(tubes, scalars="color", rgb=True, ambient=0.4, render=False)
 
 
-def _add_blobs(plotter: pyvista.Plotter, scene: Scene, arrays: ResultArrays) -> None:
-    for values, color in ((arrays.source, _SOURCE_COLOR), (arrays.target, _TARGET_COLOR)):
-        cells = few_cells(values, arrays.cell_volume)
-        if len(cells):
-            balls = pyvista.PolyData(arrays.vertices[arrays.cells[cells]].mean(axis=1))
-            ball = pyvista.Sphere(radius=0.01 * scene.grid.length)
-            add_surface(plotter, balls.glyph(geom=ball, scale=False, orient=False), color, 1.0)
-            continue
-        blob = contour_of(scene, arrays, values, 0.5)
-        if blob.n_cells:
-            add_surface(plotter, blob, color, 0.5)
+def _add_blobs(plotter: pyvista.Plotter, scene: Scene, arrays: Densities) -> None:
+    """Draw surfaces around half of the source and half of the target, or balls at few points."""
+    for name, values in (("source", arrays.source), ("target", arrays.target)):
+        if not _add_balls(plotter, scene, arrays, values, _COLORS[name]):
+            blob = contour_of(scene, arrays, values, 0.5)
+            if blob.n_cells:
+                add_surface(plotter, blob, _COLORS[name], 0.5)
+
+
+def _add_balls(
+    plotter: pyvista.Plotter, scene: Scene, arrays: Densities, values: FloatArray, color: str
+) -> bool:
+    """Draw balls where a density sits in a few cells, and return whether it does."""
+    cells = few_cells(values, arrays.cell_volume)
+    if not len(cells):
+        return False
+    places = pyvista.PolyData(arrays.vertices[arrays.cells[cells]].mean(axis=1))
+    ball = pyvista.Sphere(radius=0.01 * scene.grid.length)
+    add_surface(plotter, places.glyph(geom=ball, scale=False, orient=False), color, 1.0)
+    return True

@@ -143,5 +143,16 @@ def combined(cells: Cells, parts: Sequence[CellWeight], shares: Sequence[float])
             share * (part.mass + part.lost) for part, share in zip(parts, shares, strict=True)
         ),
         samples=sum(part.samples for part in parts),
-        details={"parts": [{"method": part.method, **part.details} for part in parts]},
+        details={
+            "parts": [
+                {
+                    "share": share,
+                    "method": part.method,
+                    "mass": part.mass,
+                    "lost": part.lost,
+                    **part.details,
+                }
+                for part, share in zip(parts, shares, strict=True)
+            ]
+        },
     )
