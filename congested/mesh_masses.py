@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from congested.domain import Box
 from congested.errors import InputError
 from congested.geometry import Cells
 from congested.measures.base import Measure, RestrictedMasses, restricted_masses
@@ -118,9 +117,8 @@ def _reasons(problem: Problem, masses: MeshMasses) -> Iterator[str]:
             continue
         ends = {weight.coupling} if weight.coupling in ENDS else set(outside)
         # A line with both ends in a convex domain stays there.
-        if weight.coupling not in ENDS and not isinstance(problem.domain, Box):
-            if lost - share * sum(outside.values()) > least:
-                yield "lines from source to target leave the domain, which is not convex"
+        if weight.coupling not in ENDS and lost - share * sum(outside.values()) > least:
+            yield "lines from source to target leave the domain, which is not convex"
         for name in outside:
             if name in ends and share * outside[name] > least:
                 yield f"{100.0 * outside[name]:.3g} % of the {name} lies there"

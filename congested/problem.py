@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -282,10 +282,16 @@ class Problem:
         if isinstance(part, MeasureWeight):
             return {**self._describe(part.measure), "mass": part.mass}
         if isinstance(part, MixtureWeight):
-            shared = zip(part.shares or (), part.parts, strict=True)
-            parts = [{"share": share, **self._describe(weight)} for share, weight in shared]
-            return {"kind": "mixture", "parts": parts}
+            return {"kind": "mixture", "parts": list(self._describe_parts(part, 1.0))}
         return _describe_object(part)
+
+    def _describe_parts(self, mixture: MixtureWeight, share: float) -> Iterator[Mapping[str, Any]]:
+        """Yield the parts of a mixture; those of a mixture in it are parts of its own."""
+        for part_share, part in zip(mixture.shares or (), mixture.parts, strict=True):
+            if isinstance(part, MixtureWeight):
+                yield from self._describe_parts(part, share * part_share)
+            else:
+                yield {"share": share * part_share, **self._describe(part)}
 
 
 def check_dimensions(problem: Problem, dimension: int) -> None:

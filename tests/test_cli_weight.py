@@ -223,6 +223,10 @@ def test_flags_that_do_not_go_with_the_file(
     assert said(capsys, problem, "-o", out, "--seed", "0") == (
         "--seed: found 0 for a weight without lines from source to target; allowed: nothing here"
     )
+    mixture = '[weight]\nkind = "mixture"\nparts = [{share = 1.0, kind = "constant"}]\n'
+    problem.write_text(SMALL + mixture, encoding="utf-8")
+    found = said(capsys, problem, "-o", out, "--rule", "auto")
+    assert found.startswith("--rule: found auto for a weight without lines from source to target")
     problem.write_text(L_SHAPE, encoding="utf-8")
     assert said(capsys, problem, "-o", out, "--cells", "4") == (
         "--cells: found 4 for a domain that is a mesh file; allowed: only for boxes, see --refine"

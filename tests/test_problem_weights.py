@@ -192,8 +192,10 @@ def test_shares_are_kept_as_they_are_or_scaled_once() -> None:
     parts = (ConstantWeight(), Interpolates(), Interpolates("source"))
     for shares in ((0.7, 0.2, 0.1), (1 / 3, 1 / 3, 1 / 3)):
         assert MixtureWeight(parts, shares).shares == shares
-    scaled = MixtureWeight(parts, (0.3333333, 0.3333333, 0.3333333)).shares
-    assert scaled == pytest.approx((1 / 3,) * 3, rel=1e-15)
+    # Three shares whose scaled values do not quite sum to one either.
+    given = np.array([0.0634921, 0.0634921, 0.8730159])
+    scaled = MixtureWeight(parts, tuple(given)).shares
+    assert scaled == pytest.approx(given / given.sum(), rel=1e-14)
     assert MixtureWeight(parts, scaled).shares == scaled
 
 
@@ -267,6 +269,19 @@ def test_weights_made_in_python_can_be_read(weight: Any) -> None:
         assert again.weight == weight
 
 
+def test_a_mixture_in_a_mixture_is_described_by_its_parts() -> None:
+    """A file has no mixtures in mixtures, and needs none."""
+    inner = MixtureWeight((Interpolates("source"), ConstantWeight(2.0)), (0.25, 0.75))
+    ball = UniformBall(np.array([0.5, 0.5]), 0.1)
+    middle = MixtureWeight((inner, Interpolates("target")))
+    outer = MixtureWeight((middle, ConstantWeight()))
+    problem = Problem(Box((0, 0), (1, 1)), ball, ball, outer)
+    again = problem_from_tables(problem.description).weight
+    assert isinstance(again, MixtureWeight)
+    assert again.parts == (*inner.parts, Interpolates("target"), ConstantWeight())
+    assert again.shares == (0.0625, 0.1875, 0.25, 0.5)
+
+
 def test_a_changed_part_changes_the_description_and_the_others_keep_theirs(directory: Path) -> None:
     problem = problem_of(directory, MIXTURE)
     assert isinstance(problem.weight, MixtureWeight)
@@ -279,6 +294,9 @@ def test_a_changed_part_changes_the_description_and_the_others_keep_theirs(direc
     after = dataclasses.replace(problem, weight=changed).description["weight"]["parts"]
     assert after == [{**before[0], "samples": 128}, *before[1:]]
     assert after[2]["file"] == str(directory / "data" / "a.png")
+    shared = dataclasses.replace(problem.weight, shares=(0.25, 0.25, 0.5))
+    described = dataclasses.replace(problem, weight=shared).description["weight"]["parts"]
+    assert [part["share"] for part in described] == [0.25, 0.25, 0.5]
 
 
 def test_a_pair_made_in_python_can_be_read() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import meshio
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -72,6 +73,13 @@ def test_what_the_files_say(tmp_path: Path) -> None:
     assert replicates is not None
     spread = replicates.std(axis=0, ddof=1) / np.sqrt(REPLICATES)
     np.testing.assert_allclose(error, spread / volume, rtol=1e-13)
+    grid = meshio.read(tmp_path / "out" / "weight.vtu")
+    for name, expected in (
+        ("weight", weight),
+        ("source", result.source.masses / result.cells.volume),
+        ("target", TARGET.cell_masses(result.cells) / result.cells.volume),
+    ):
+        np.testing.assert_allclose(grid.cell_data[name][0], expected, rtol=1e-13)
     assert (content["schema"], content["title"]) == (1, "One onto two")
     assert (content["method"], content["samples"], content["details"]) == ("sampled", 4096, {})
     assert content["lost"] == pytest.approx(1.0 - content["mass"], abs=1e-15)
