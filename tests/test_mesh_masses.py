@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import meshio
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -23,6 +24,7 @@ from congested.mesh_masses import mesh_masses, warn_of_lost_weight
 from congested.nested_iteration import solve
 from congested.parallel import Stopwatch
 from congested.problem import Problem
+from congested.problem_file import problem_from_tables
 from congested.solution import Status
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import (
@@ -254,3 +256,25 @@ def test_weights_that_leave_mass_behind_are_refused_and_a_floor_is_the_remedy() 
     assert solution.data["closed_cells"] == 0
     assert solution.data["weight"]["method"] == "mixture"
     assert 0.4 < solution.bounds.lower < solution.bounds.upper < 0.6
+
+
+def test_a_field_of_a_file_is_the_density_of_the_weight(tmp_path: Path) -> None:
+    mesh = meshio.read(L_SHAPE.file)
+    triangles = mesh.cells_dict["triangle"]
+    middle = mesh.points[triangles].mean(axis=1)[:, :2]
+    density = 0.5 + 4.0 * middle[:, 0]
+    data = {"rho": [density]}
+    file = tmp_path / "rho.vtu"
+    meshio.write(file, meshio.Mesh(mesh.points, [("triangle", triangles)], cell_data=data))
+    base = Problem(L_SHAPE, *BALLS).description
+    options = {"comm": MPI.COMM_SELF, "refine": "none", "relative_gap": 0.2}
+    for normalise in (True, False):
+        table = {"kind": "field", "file": str(file), "normalise": normalise}
+        solution = solve(problem_from_tables({**base, "weight": table}), **options)
+        assert solution.status is Status.CONVERGED
+        cells = cells_of_mesh(solution.mesh)
+        order, other = (np.lexsort(np.round(at, 9).T) for at in (cells.midpoint, middle))
+        found, expected = solution.fields.weight[order], density[other]
+        if normalise:
+            expected = expected / (expected @ cells.volume[order])
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
