@@ -93,7 +93,7 @@ def weight_table(result: Mapping[str, Any], directory: Path) -> Table:
         Where it was written.
     """
     mass, lost, segments = result["mass"], result["lost"], result["samples"]
-    part = f" ({lost / (mass + lost):.2%})" if lost > 0.0 else ""
+    part = f" ({lost / (mass + lost):.2%})" if lost > 1e-4 * mass else ""
     table = plain_table(str(result["title"]))
     for name, text in (
         ("mass", _figure(mass, ".8g")),
