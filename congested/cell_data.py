@@ -106,7 +106,7 @@ def make_cell_data(
             f"{stranded[worst_name]:.3g} of the {worst_name} lies in cells where the weight "
             f"vanishes, most of it near {_format(_location(cells, closed[worst_name]))}, and "
             f"cannot move; up to {limit:g} would be left out. Use a weight that covers both "
-            "measures"
+            'measures: a mixture with a small share of kind = "uniform" does'
         )
     open_cells = int(cells.total(active.astype(np.float64)))
     space = PotentialSpace(mesh, cells, CROUZEIX_RAVIART, active)

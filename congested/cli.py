@@ -1,4 +1,4 @@
-"""The command line: ``congested solve``, ``plot`` and ``info``.
+"""The command line: ``congested solve``, ``weight``, ``plot`` and ``info``.
 
 stdout carries the results, stderr the log, the progress bar and the errors. Modules that need
 DOLFINx are imported when a command needs them, so that help and typing errors come at once.
@@ -13,17 +13,31 @@ import argparse
 import dataclasses
 import io
 import logging
-import math
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from rich.text import Text
 
 from congested import parallel, report
+from congested.cli_common import (
+    DONE,
+    STOPPED,
+    WRONG_INPUT,
+    add_talk,
+    formats,
+    integer,
+    one_line,
+    one_of,
+    petsc_options,
+    positive,
+    positive_or_inf,
+    prepare_directory,
+    say_error,
+)
+from congested.cli_weight import add_weight
 from congested.errors import CongestedError, InfeasibleProblem, InputError
 from congested.problem import FORMATS, LOWER_BOUNDS, METHODS, REFINEMENTS, SCOPES, Problem
 from congested.version import __version__
@@ -31,8 +45,6 @@ from congested.version import __version__
 if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
     from mpi4py import MPI
-
-DONE, WRONG_INPUT, STOPPED = 0, 2, 3
 
 # Set by the launchers of Open MPI, PMIx, MPICH and Intel MPI; without them there is one rank.
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
@@ -68,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return parallel.together(comm, lambda: int(arguments.run(arguments, comm)))
     except CongestedError as error:
         if comm.rank == 0:
-            _say_error(_one_line(_located(error, arguments)))
+            say_error(one_line(_located(error, arguments)))
         return error.exit_status
     except KeyboardInterrupt:
         return parallel.exit_status(KeyboardInterrupt())
@@ -76,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if comm.size == 1:
             raise
         if comm.rank == 0:
-            _say_error(f"unexpected: {error}")
+            say_error(f"unexpected: {error}")
         return 1
 
 
@@ -89,15 +101,6 @@ def _located(error: CongestedError, arguments: argparse.Namespace) -> str:
     return str(error)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _say_error(text: str) -> None:
-    sys.stderr.write(f"error: {text}\n")
-    sys.stderr.flush()
-
-
 # --- arguments ------------------------------------------------------------------------------
 
 
@@ -106,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if _speaks():
-            _say_error(f"{message} ({self.prog} --help shows what is allowed)")
+            say_error(f"{message} ({self.prog} --help shows what is allowed)")
         raise SystemExit(WRONG_INPUT)
 
     def _print_message(self, message: str, file: TextIO | None = None) -> None:  # type: ignore[override]
@@ -122,64 +125,6 @@ def _speaks() -> bool:
     return bool(MPI.COMM_WORLD.rank == 0)
 
 
-def _positive(text: str) -> float:
-    value = _positive_or_inf(text)
-    if math.isinf(value):
-        raise argparse.ArgumentTypeError(f'found "{text}"; allowed: a number > 0')
-    return value
-
-
-def _positive_or_inf(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0.0:
-        raise argparse.ArgumentTypeError(f'found "{text}"; allowed: a number > 0')
-    return value
-
-
-def _count(text: str) -> int:
-    try:
-        value = float(text)  # 2e6 is a way to write it
-    except ValueError:
-        value = math.nan
-    if not (value >= 1.0 and value.is_integer()):
-        raise argparse.ArgumentTypeError(f'found "{text}"; allowed: an integer >= 1')
-    return int(value)
-
-
-def _word(allowed: Sequence[str]) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in allowed:
-            words = " or ".join(allowed)
-            raise argparse.ArgumentTypeError(f'found "{text}"; allowed: {words}')
-        return text
-
-    return check
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    check = _word(FORMATS)
-    return tuple(check(word) for word in text.split(",") if word)
-
-
-def _petsc_options(words: Sequence[str]) -> dict[str, str | None]:
-    """Return PETSc options from words like ``-ksp_rtol 1e-10 -ksp_monitor``."""
-    options: dict[str, str | None] = {}
-    name = None
-    for word in words:
-        if len(word) > 1 and word[0] == "-" and word[1].isalpha():
-            name = word[1:]
-            options[name] = None
-        elif name is not None and options[name] is None:
-            options[name] = word
-        else:
-            message = f'found "{word}"; allowed: PETSc options: -name or -name value'
-            raise InputError(message, key="--petsc")
-    return options
-
-
 def _parse(words: list[str]) -> argparse.Namespace:
     """Parse the arguments; what follows ``--petsc`` belongs to PETSc."""
     petsc: list[str] = []
@@ -189,7 +134,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser = _parser()
     arguments = parser.parse_args(words)
     try:
-        arguments.petsc = _petsc_options(petsc)
+        arguments.petsc = petsc_options(petsc)
     except InputError as error:
         parser.error(str(error))
     arguments.level = logging.INFO
@@ -219,30 +164,30 @@ def _parser() -> _Parser:
     add = solve.add_argument
     add("problem", metavar="PROBLEM.toml", help="the problem file")
     add("-o", "--output", metavar="DIR", required=True, help="directory for the results")
-    add("--relative-gap", type=_positive, metavar="GAP", help="certified gap at which to stop")
-    add("--penalty", type=_positive_or_inf, metavar="STRENGTH", help="the λ of the penalty, or inf")
-    add("--method", type=_word(METHODS), metavar="METHOD", help=" or ".join(METHODS))
-    add("--refine", type=_word(REFINEMENTS), metavar="HOW", help=" or ".join(REFINEMENTS))
-    add("--max-cells", type=_count, metavar="N", help="do not refine beyond so many cells")
-    add("--max-seconds", type=_positive, metavar="S", help="start nothing new after this time")
-    add("--lower-bound", type=_word(LOWER_BOUNDS), metavar="SPACE", help=" or ".join(LOWER_BOUNDS))
-    add("--scope", type=_word(SCOPES), metavar="WHAT", help=" or ".join(SCOPES))
-    add("--formats", type=_formats, metavar="LIST", help=f"field files: {','.join(FORMATS)}")
+    add("--relative-gap", type=positive, metavar="GAP", help="certified gap at which to stop")
+    add("--penalty", type=positive_or_inf, metavar="STRENGTH", help="the λ of the penalty, or inf")
+    add("--method", type=one_of(METHODS), metavar="METHOD", help=" or ".join(METHODS))
+    add("--refine", type=one_of(REFINEMENTS), metavar="HOW", help=" or ".join(REFINEMENTS))
+    add("--max-cells", type=integer(1), metavar="N", help="do not refine beyond so many cells")
+    add("--max-seconds", type=positive, metavar="S", help="start nothing new after this time")
+    add("--lower-bound", type=one_of(LOWER_BOUNDS), metavar="SPACE", help=" or ".join(LOWER_BOUNDS))
+    add("--scope", type=one_of(SCOPES), metavar="WHAT", help=" or ".join(SCOPES))
+    add("--formats", type=formats, metavar="LIST", help=f"field files: {','.join(FORMATS)}")
     add(
         "--overview",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="whether to draw overview.png",
     )
-    talk = solve.add_mutually_exclusive_group()
-    talk.add_argument("-v", "--verbose", action="store_true", help="log every detail")
-    talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    add_talk(solve)
     add(
         "--petsc",
         nargs=argparse.REMAINDER,
         metavar="-OPTION",
         help="everything after it goes to PETSc: --petsc -ksp_rtol 1e-10 -pc_type gamg",
     )
+
+    add_weight(commands)
 
     plot = commands.add_parser(
         "plot", help="draw overview.png of a result directory again", description="Draw again."
@@ -279,29 +224,13 @@ def _override(problem: Problem, arguments: argparse.Namespace) -> Problem:
     )
 
 
-def _prepare_directory(directory: Path) -> None:
-    """Make the directory, or find out before the work starts that nothing can be written."""
-    allowed = "allowed: a directory that can be written"
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f'found "{directory}", which is a file; {allowed}', key="--output")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-        # Whatever happens next, nobody shall take an earlier run's bounds for those of this one.
-        (directory / "result.json").unlink(missing_ok=True)
-    except OSError as error:
-        message = f'found "{directory}" ({error.strerror}); {allowed}'
-        raise InputError(message, key="--output") from error
-
-
 def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     from congested.io.files import on_root
     from congested.io.result import read_result, write_result
 
     problem = _override(Problem.from_file(arguments.problem), arguments)
     directory = Path(arguments.output)
-    on_root(comm, lambda: _prepare_directory(directory))
+    on_root(comm, lambda: prepare_directory(directory, "result.json"))
 
     from congested.io.fields import check_formats
     from congested.nested_iteration import solve
@@ -335,7 +264,7 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     if solution.status is Status.CONVERGED:
         return DONE
     if comm.rank == 0:
-        sys.stderr.write(f"stopped: {_one_line(solution.reason)}\n")
+        sys.stderr.write(f"stopped: {one_line(solution.reason)}\n")
     return 128 + signal if signal else STOPPED
 
 

@@ -30,6 +30,11 @@ class InputError(CongestedError):
         self.message, self.key, self.file = message, key, file
         super().__init__(": ".join(part for part in (file, key, message) if part))
 
+    def within(self, place: str) -> InputError:
+        """Return the error with its key as one of a table at the given place."""
+        key = f"{place}.{self.key}" if self.key else place
+        return InputError(self.message, key=key, file=self.file)
+
 
 class NotConverged(CongestedError):
     """An iteration stopped before it reached its goal; the text names the remedy."""

@@ -28,7 +28,7 @@ from congested.domain import create_mesh, refine_uniformly
 from congested.errors import InfeasibleProblem, InputError, NotConverged
 from congested.geometry import Cells, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
-from congested.measures.points import away_from_facets
+from congested.mesh_masses import mesh_masses, warn_of_lost_weight
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status, Values
@@ -36,7 +36,6 @@ from congested.solvers.level import LevelGoal, LevelResult, solve_level
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, NewtonStep
 from congested.weights.base import CellWeight
-from congested.weights.compute import cell_weight
 
 Progress = Callable[[ProgressEvent], None]
 
@@ -193,14 +192,15 @@ class _Run:
         with self.watch("setup"):
             cells = cells_of_mesh(mesh)
             size = int(cells.total(np.ones(cells.number)))
-            source = restricted_masses(problem.source, cells, "source")
-            target = restricted_masses(problem.target, cells, "target")
-        with self.watch("weight"):
-            start = away_from_facets(problem.source, cells)
-            end = away_from_facets(problem.target, cells)
-            weight = cell_weight(problem.weight, start, end, cells)
+        finite = not np.isinf(problem.strength)
+        masses = mesh_masses(problem, cells, self.watch, with_weight=finite)
+        if number == 0 and finite:
+            warn_of_lost_weight(problem, masses, self.comm.rank)
+        weight = masses.weight
         with self.watch("setup"):
-            data = make_cell_data(mesh, cells, source, target, weight, problem.strength)
+            data = make_cell_data(
+                mesh, cells, masses.source, masses.target, weight, problem.strength
+            )
         with self.watch("certify"):
             continuum = self._continuum_data(data, weight, number)
         goal = LevelGoal(

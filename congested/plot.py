@@ -1,4 +1,4 @@
-"""The overview picture of a solution: one PNG that shows what went where, and how surely."""
+"""The pictures: one PNG that shows what went where and how surely, or the weight alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from congested.errors import InputError
 from congested.io.arrays import ResultArrays, load_arrays
 from congested.io.files import atomic_path
 from congested.io.result import ARRAYS, OVERVIEW, read_result
+from congested.io.weight import WeightArrays
 
 
 def plot_overview(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -> None:
@@ -37,6 +38,32 @@ def plot_overview(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -
             from congested.plot_volume import plot_volume
 
             plot_volume(arrays, result, partial)
+
+
+def plot_weight(arrays: WeightArrays, result: Mapping[str, Any], file: Path) -> None:
+    """Draw a weight, beside source and target, into a PNG file (one rank).
+
+    In 2D three panels by matplotlib; in 3D slices and iso-surfaces by PyVista, without a display.
+    The file appears under its name when it is complete.
+
+    Parameters
+    ----------
+    arrays
+        The weight.
+    result
+        Content of weight.json: title, mass, error and method are shown.
+    file
+        PNG file to write.
+    """
+    with atomic_path(file) as partial:
+        if arrays.dimension == 2:
+            from congested.plot_plane import plot_weight_plane
+
+            plot_weight_plane(arrays, result, partial)
+        else:
+            from congested.plot_volume import plot_weight_volume
+
+            plot_weight_volume(arrays, result, partial)
 
 
 def plot_directory(directory: Path | str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,34 @@ from congested.io.arrays import ResultArrays
 
 #: Where there is no value to show (σ = 0).
 INACTIVE_COLOR = "0.86"
+
+
+class Densities(Protocol):
+    """What every picture shows: a mesh, and densities on its cells; a solution or a weight."""
+
+    @property
+    def vertices(self) -> FloatArray:
+        """Coordinates (V, d)."""
+
+    @property
+    def cells(self) -> IntArray:
+        """Vertex numbers (C, d+1)."""
+
+    @property
+    def cell_volume(self) -> FloatArray:
+        """Volumes (C,)."""
+
+    @property
+    def source(self) -> FloatArray:
+        """Density (C,) of μ."""
+
+    @property
+    def target(self) -> FloatArray:
+        """Density (C,) of ν."""
+
+    @property
+    def weight(self) -> FloatArray:
+        """Density (C,) of σ."""
 
 
 @dataclass(frozen=True)
@@ -135,35 +163,47 @@ def _gradient_norm(gradient: FloatArray, moved: FloatArray) -> FuncNorm:
     return FuncNorm((forward, inverse), vmin=0.0, vmax=top)
 
 
+def density_panels(arrays: Densities) -> tuple[Panel, Panel, Panel]:
+    """Choose values and colour scales of source, target and weight."""
+    volume = arrays.cell_volume
+    everywhere = np.ones(len(volume), dtype=bool)
+    linear, seen = colormaps["viridis"], colormaps["cividis"]
+    source, target = (
+        Panel(name, title, values, everywhere, linear, _density_norm(values, volume))
+        for name, title, values in (
+            ("source", "source density μ", arrays.source),
+            ("target", "target density ν", arrays.target),
+        )
+    )
+    values = arrays.weight
+    weight = Panel("weight", "weight density σ", values, values > 0.0, seen, _log_norm(values, 6.0))
+    return source, target, weight
+
+
 def overview_panels(arrays: ResultArrays) -> tuple[Panel, ...]:
     """Choose values and colour scales of the six quantities."""
     volume = arrays.cell_volume
     everywhere = np.ones(len(volume), dtype=bool)
-    active = arrays.weight > 0.0
     speed = np.linalg.norm(arrays.momentum, axis=1)
     gradient = np.linalg.norm(arrays.gradient, axis=1)
     indicator = arrays.gap_indicator / volume
-    density, seen = colormaps["viridis"], colormaps["cividis"]
     # Without magma's pale end, so that white streamlines stay visible on the strongest flux.
     flux = ListedColormap(colormaps["magma"](np.linspace(0.0, 0.8, 256)), name="flux")
     around_one, fire = colormaps["RdBu_r"], colormaps["inferno"]
+    densities = density_panels(arrays)
+    # W₁ knows no weight.
+    active = densities[-1].active if arrays.weight.any() else everywhere
     scaled = (
-        (density, _density_norm(arrays.source, volume)),
-        (density, _density_norm(arrays.target, volume)),
-        (seen, _log_norm(arrays.weight, 6.0)),
         (flux, _density_norm(speed, volume)),
         (around_one, _gradient_norm(gradient, speed * volume)),
         (fire, _log_norm(indicator, 6.0)),
     )
     shown = (
-        ("source", "source density μ", arrays.source, everywhere),
-        ("target", "target density ν", arrays.target, everywhere),
-        ("weight", "weight density σ", arrays.weight, active),
         ("momentum", "flux |m|", speed, everywhere),
         ("gradient", "gradient |∇u|", gradient, active),
         ("indicator", "gap indicator η/|T|", indicator, everywhere),
     )
-    return tuple(Panel(*what, *how) for what, how in zip(shown, scaled, strict=True))
+    return *densities, *(Panel(*what, *how) for what, how in zip(shown, scaled, strict=True))
 
 
 def few_cells(values: FloatArray, volume: FloatArray) -> IntArray:
@@ -253,6 +293,27 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
     if result.get("status") == "stopped":
         title += " (stopped before the gap was reached)"
     return title, "   ·   ".join(parts)
+
+
+def weight_headline(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the title and the line of numbers below it, for a weight alone.
+
+    Parameters
+    ----------
+    result
+        Content of weight.json, before or after it was written.
+    """
+    mass, lost, error = (_number(result.get(key)) for key in ("mass", "lost", "relative_error"))
+    parts = [f"mass {mass:.5g}"]
+    if lost > 1e-4 * (mass + lost):
+        parts.append(f"{100.0 * lost / (mass + lost):.3g} % lost outside the domain")
+    how = str(result.get("method"))
+    if segments := result.get("samples"):
+        how += f", {segments:,} segments"
+    certainty = "exact" if error == 0.0 else f"relative error {error:.2g}"
+    parts.append(f"{certainty} ({how})")
+    title = str(result.get("title") or "")
+    return f"{title}: the weight" if title else "The weight", "   ·   ".join(parts)
 
 
 def new_figure(width: float, height: float, title: str, numbers: str) -> Figure:

@@ -1,4 +1,4 @@
-"""The overview in 2D: six pictures of the same triangle mesh, by matplotlib."""
+"""Pictures in 2D, several of the same triangle mesh, by matplotlib: the overview, a weight."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
 from congested.plot_panels import (
     INACTIVE_COLOR,
+    Densities,
     Panel,
     boundary_facets,
+    density_panels,
     draw_color_bar,
     few_cells,
     headline,
     new_figure,
     overview_panels,
+    weight_headline,
 )
 from congested.plot_raster import Raster, make_raster, vertex_means
 
@@ -38,34 +41,55 @@ def plot_plane(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -> N
 
 def plane_figure(arrays: ResultArrays, result: Mapping[str, Any]) -> Figure:
     """Draw the 2D overview; the axes are the six panels, each followed by its colour bar."""
-    raster = make_raster(arrays.vertices, arrays.cells, arrays.cell_volume, _PIXELS)
     lines = make_raster(
         arrays.vertices, arrays.cells, arrays.cell_volume, _LINE_GRID, averaged=False
     )
-    outline = arrays.vertices[boundary_facets(arrays.cells)[0]]
+    panels = overview_panels(arrays)
+    figure, axes = _draw_panels(arrays, panels, headline(result))
+    for panel in panels:
+        if panel.name == "momentum":
+            _draw_streamlines(axes[panel.name], lines, arrays)
+        if panel.name == "gradient":
+            _draw_contour(axes[panel.name], lines, arrays, panel)
+    return figure
 
-    figure, grid = _layout(raster, *headline(result))
-    for panel, (axes, bar_axes) in zip(overview_panels(arrays), grid, strict=True):
+
+def plot_weight_plane(arrays: Densities, result: Mapping[str, Any], file: Path) -> None:
+    """Draw a weight in 2D into a PNG file."""
+    weight_plane_figure(arrays, result).savefig(file, dpi=_DPI, format="png")
+
+
+def weight_plane_figure(arrays: Densities, result: Mapping[str, Any]) -> Figure:
+    """Draw source, target and weight in 2D; each panel is followed by its colour bar."""
+    return _draw_panels(arrays, density_panels(arrays), weight_headline(result))[0]
+
+
+def _draw_panels(
+    arrays: Densities, panels: tuple[Panel, ...], words: tuple[str, str]
+) -> tuple[Figure, dict[str, Axes]]:
+    """Draw panels with their colour bars; return the figure and the axes of each panel."""
+    raster = make_raster(arrays.vertices, arrays.cells, arrays.cell_volume, _PIXELS)
+    outline = arrays.vertices[boundary_facets(arrays.cells)[0]]
+    figure, grid = _layout(raster, len(panels), *words)
+    for panel, (axes, bar_axes) in zip(panels, grid, strict=True):
         _draw_values(axes, raster, panel)
         axes.add_collection(
             LineCollection(list(outline), colors="0.15", linewidths=0.7, clip_on=False)
         )
-        if panel.name in ("source", "target"):
+        if panel.name in ("source", "target", "weight"):
             _draw_points(axes, arrays, panel)
-        if panel.name == "momentum":
-            _draw_streamlines(axes, lines, arrays)
-        if panel.name == "gradient":
-            _draw_contour(axes, lines, arrays, panel)
         draw_color_bar(figure, bar_axes, panel)
-    return figure
+    return figure, {panel.name: axes for panel, (axes, _) in zip(panels, grid, strict=True)}
 
 
-def _layout(raster: Raster, title: str, numbers: str) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """Place six panels with their colour bars, in inches, for any shape of domain."""
+def _layout(
+    raster: Raster, panels: int, title: str, numbers: str
+) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """Place three or six panels with their colour bars, in inches, for any shape of domain."""
     left, right, bottom, top = raster.extent
     aspect = (top - bottom) / (right - left)
-    columns = 3 if aspect > 0.45 else 2
-    rows = 6 // columns
+    columns = 3 if aspect > 0.45 else panels // 3
+    rows = panels // columns
     width = min(12.0 / columns, 4.4 / aspect)
     height = width * aspect
     bar_gap, bar_width, bar_text, axis_text = 0.09, 0.14, 0.60, 0.34
@@ -76,7 +100,7 @@ def _layout(raster: Raster, title: str, numbers: str) -> tuple[Figure, list[tupl
 
     figure = new_figure(size_x, size_y, title, numbers)
     grid = []
-    for place in range(6):
+    for place in range(panels):
         row, column = divmod(place, columns)
         x, y = shift + column * step_x + axis_text, 0.32 + (rows - 1 - row) * step_y
         axes = figure.add_axes((x / size_x, y / size_y, width / size_x, height / size_y))
@@ -109,7 +133,7 @@ def _draw_values(axes: Axes, raster: Raster, panel: Panel) -> None:
         )  # fmt: skip
 
 
-def _draw_points(axes: Axes, arrays: ResultArrays, panel: Panel) -> None:
+def _draw_points(axes: Axes, arrays: Densities, panel: Panel) -> None:
     """Draw discs where the mass sits in cells too small to be seen."""
     cells = few_cells(panel.values, arrays.cell_volume)
     x, y = arrays.vertices[arrays.cells[cells]].mean(axis=1).T

@@ -1,251 +1,117 @@
-"""The overview in 3D: slices, streamlines and iso-surfaces, rendered by PyVista off-screen.
-
-Each picture is rendered on its own and set into a matplotlib figure, so that words and colour bars
-look as they do in 2D.
-"""
+"""Pictures in space: the overview of a solution, and a weight alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyvista
 from matplotlib import colormaps
-from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.colors import ListedColormap
 
-from congested.geometry import FloatArray, IntArray
+from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
 from congested.plot_panels import (
-    INACTIVE_COLOR,
+    Densities,
     Panel,
-    boundary_facets,
-    draw_color_bar,
+    density_panels,
     few_cells,
     headline,
-    new_figure,
     overview_panels,
-    weighted_quantile,
+    weight_headline,
 )
 from congested.plot_raster import vertex_means
+from congested.plot_scene import (
+    SHARES,
+    Picture,
+    Scene,
+    add_contour,
+    add_isosurfaces,
+    add_slices,
+    add_surface,
+    compose,
+    contour_of,
+    cut_slices,
+    finish,
+    make_scene,
+    open_plotter,
+    start,
+)
 
-_DPI = 150
-_WIDTH = 900  # of one picture, in pixels: more than the figure has, so that edges are smooth
-_SOURCE_COLOR, _TARGET_COLOR = "#3b6fb6", "#d1662b"
+_COLORS = {"source": "#3b6fb6", "target": "#d1662b", "weight": "#238443"}
 _STREAMLINES = 90
-_SHARES = (0.25, 0.5, 0.9)  # of ∫|m| inside the iso-surfaces
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """What all the pictures share.
-
-    Attributes
-    ----------
-    grid
-        The mesh, with its cell numbers and the momentum at its vertices.
-    surface, outline
-        Its boundary and the sharp edges of that.
-    center, axis, side, above
-        A point on the axis of the transport, and three orthogonal directions: along the axis,
-        horizontally across it, and up.
-    right, up, toward
-        The axes of the picture: to the right, upwards, and to the eye.
-    """
-
-    grid: pyvista.UnstructuredGrid
-    surface: pyvista.PolyData
-    outline: pyvista.PolyData
-    center: FloatArray
-    axis: FloatArray
-    side: FloatArray
-    above: FloatArray
-    right: FloatArray
-    up: FloatArray
-    toward: FloatArray
-
-    def extent(self) -> tuple[FloatArray, FloatArray]:
-        """Return the lower left and upper right corner of the mesh in the picture's axes."""
-        seen = np.asarray(self.surface.points) @ np.stack([self.right, self.up], axis=1)
-        return seen.min(axis=0), seen.max(axis=0)
+_SHARES_IN_WORDS = ", ".join(f"{100 * share:.0f}" for share in SHARES) + " %"
 
 
 def plot_volume(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -> None:
     """Draw the 3D overview into a PNG file."""
-    scene = _make_scene(arrays)
-    cuts = _slices(scene)
+    scene = make_scene(arrays)
+    _add_fields(scene, arrays)
+    cuts = cut_slices(scene)
     panels = {panel.name: panel for panel in overview_panels(arrays)}
     # From pale to dark on white paper, so that what is weak does not hide what is strong; thin
     # lines have to be darker than a whole plane.
-    panels["momentum"] = replace(panels["momentum"], colors=_pale_to_dark(0.0))
-    lined = replace(panels["momentum"], colors=_pale_to_dark(0.12))
+    panels["momentum"] = replace(panels["momentum"], colors=_pale_to_dark("magma_r", 0.0))
+    lined = replace(panels["momentum"], colors=_pale_to_dark("magma_r", 0.12))
 
-    pictures: list[tuple[str, npt.NDArray[np.uint8], Panel]] = []
-    with _plotter(scene, translucent=False) as plotter:
+    pictures: list[Picture] = []
+    with open_plotter(scene, translucent=False) as plotter:
         for name in ("source", "target", "weight", "indicator", "momentum", "gradient"):
-            _start(plotter, scene)
-            _add_slices(plotter, scene, cuts, panels[name])
-            pictures.append((panels[name].title, _finish(plotter, scene), panels[name]))
-    with _plotter(scene, translucent=True) as plotter:
-        _start(plotter, scene)
+            start(plotter, scene)
+            add_slices(plotter, scene, cuts, panels[name])
+            if name == "gradient":
+                add_contour(plotter, scene, cuts, "gradient", 1.0)
+            pictures.append((panels[name].title, finish(plotter, scene), panels[name]))
+    with open_plotter(scene, translucent=True) as plotter:
+        start(plotter, scene)
         _add_blobs(plotter, scene, arrays)
         _add_streamlines(plotter, scene, arrays, lined)
         pictures.append(
-            ("streamlines (blue: source, orange: target)", _finish(plotter, scene), lined)
+            ("streamlines (blue: source, orange: target)", finish(plotter, scene), lined)
         )
-        _start(plotter, scene)
-        _add_isosurfaces(plotter, scene, arrays, lined)
-        shares = ", ".join(f"{100 * share:.0f}" for share in _SHARES)
-        pictures.append((f"|m| around {shares} % of ∫|m|", _finish(plotter, scene), lined))
-    _compose(pictures, headline(result), file)
+        start(plotter, scene)
+        add_isosurfaces(plotter, scene, arrays, lined)
+        pictures.append((f"|m| around {_SHARES_IN_WORDS} of ∫|m|", finish(plotter, scene), lined))
+    compose(pictures, headline(result), file)
 
 
-@contextmanager
-def _plotter(scene: _Scene, *, translucent: bool) -> Iterator[pyvista.Plotter]:
-    """Open a window that needs no display, and close it."""
-    # VTK warns when it finds no display, before it goes on without one; errors are still shown.
-    with pyvista.vtk_verbosity("error"):
-        # Any: decorators in pyvista hide the types of the methods from mypy.
-        plotter: Any = pyvista.Plotter(off_screen=True, window_size=list(_window(scene)))
-    try:
-        plotter.set_background(color="white")
-        if translucent:
-            # Surfaces in the right order; multisampling would make them vanish.
-            plotter.disable_anti_aliasing()
-            plotter.enable_depth_peeling(number_of_peels=6)
-        yield plotter
-    finally:
-        plotter.close()
+def plot_weight_volume(arrays: Densities, result: Mapping[str, Any], file: Path) -> None:
+    """Draw a weight in 3D into a PNG file: slices beside source and target, and surfaces."""
+    scene = make_scene(arrays)
+    cuts = cut_slices(scene)
+    panels = density_panels(arrays)
+    pictures: list[Picture] = []
+    with open_plotter(scene, translucent=False) as plotter:
+        for panel in panels:
+            start(plotter, scene)
+            # Few points seldom lie in a slice, which would hide them.
+            if not _add_balls(plotter, scene, arrays, panel.values, _COLORS[panel.name]):
+                add_slices(plotter, scene, cuts, panel)
+            pictures.append((panel.title, finish(plotter, scene), panel))
+    lined = replace(panels[-1], colors=_pale_to_dark("YlGn", 0.12))
+    with open_plotter(scene, translucent=True) as plotter:
+        start(plotter, scene)
+        _add_blobs(plotter, scene, arrays)
+        add_isosurfaces(plotter, scene, arrays, lined)
+        title = f"{_SHARES_IN_WORDS} of σ (blue: μ, orange: ν)"
+        pictures.append((title, finish(plotter, scene), lined))
+    compose(pictures, weight_headline(result), file)
 
 
-def _pale_to_dark(start: float) -> ListedColormap:
-    return ListedColormap(colormaps["magma_r"](np.linspace(start, 0.9, 256)), name="flux")
-
-
-def _unit(vector: npt.NDArray[np.floating]) -> FloatArray:
-    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float64)
-
-
-def _make_scene(arrays: ResultArrays) -> _Scene:
-    vertices = arrays.vertices
-    grid = pyvista.UnstructuredGrid({pyvista.CellType.TETRA: arrays.cells}, vertices)
-    grid.cell_data["cell"] = np.arange(len(arrays.cells))
-    smooth = vertex_means(arrays.cells, arrays.cell_volume, arrays.momentum)
-    grid.point_data["momentum"] = smooth
-    grid.point_data["speed"] = np.linalg.norm(smooth, axis=1)
+def _add_fields(scene: Scene, arrays: ResultArrays) -> None:
+    """Give the scene's mesh momentum and gradient at its vertices."""
+    data = scene.grid.point_data
+    data["momentum"] = vertex_means(arrays.cells, arrays.cell_volume, arrays.momentum)
+    data["speed"] = np.linalg.norm(data["momentum"], axis=1)
     gradient = np.linalg.norm(arrays.gradient, axis=1)
-    grid.point_data["gradient"] = vertex_means(arrays.cells, arrays.cell_volume, gradient)
-    facets = np.asarray(_outward(vertices, arrays.cells), dtype=int)
-    surface = pyvista.PolyData.from_regular_faces(vertices, facets).clean()
-    outline = surface.extract_feature_edges(
-        feature_angle=35, boundary_edges=False, manifold_edges=False
-    )
-
-    # The slices run along the transport: from the middle of the source to that of the target.
-    midpoints = vertices[arrays.cells].mean(axis=1)
-    ends = []
-    for density in (arrays.source, arrays.target):
-        mass = density * arrays.cell_volume
-        ends.append(mass @ midpoints / mass.sum())
-    axis = ends[1] - ends[0]
-    if np.linalg.norm(axis) < 0.02 * grid.length:
-        axis = np.array([1.0, 0.0, 0.0])
-    axis = _unit(axis)
-    vertical = np.array([0.0, 0.0, 1.0])
-    if abs(axis @ vertical) > 0.9:
-        vertical = np.array([0.0, 1.0, 0.0])
-    side = _unit(np.cross(axis, vertical))
-    above = _unit(np.cross(side, axis))
-
-    level = np.cross(vertical, side)
-    toward = _unit(0.80 * side + 0.60 * vertical - 0.36 * level)
-    right = _unit(np.cross(vertical, toward))
-    up = _unit(np.cross(toward, right))
-    center = 0.5 * (ends[0] + ends[1])
-    return _Scene(grid, surface, outline, center, axis, side, above, right, up, toward)
+    data["gradient"] = vertex_means(arrays.cells, arrays.cell_volume, gradient)
 
 
-def _outward(vertices: FloatArray, cells: IntArray) -> IntArray:
-    """Return the boundary facets (B, 3) with their vertices anticlockwise as seen from outside."""
-    facets, opposite = boundary_facets(cells)
-    first, second, third = (vertices[facets[:, corner]] for corner in range(3))
-    normal = np.cross(second - first, third - first)
-    inward = np.einsum("ij,ij->i", normal, vertices[opposite] - first) > 0.0
-    facets[inward] = facets[inward][:, ::-1]
-    return facets
-
-
-def _window(scene: _Scene) -> tuple[int, int]:
-    lower, upper = scene.extent()
-    width, height = upper - lower
-    return _WIDTH, int(np.clip(_WIDTH * height / width, 0.4 * _WIDTH, 1.1 * _WIDTH))
-
-
-def _slices(scene: _Scene) -> tuple[pyvista.PolyData, pyvista.PolyData]:
-    """Cut the mesh along two planes that meet in the axis of the transport.
-
-    Returns the cuts, which know their cells, and their rims together with the line where they
-    meet: without lines the eye cannot tell the planes apart.
-    """
-    normals = (scene.side, scene.above)
-    cuts = [scene.grid.slice(normal, origin=scene.center) for normal in normals]
-    lines = [cut.extract_feature_edges(feature_edges=False, manifold_edges=False) for cut in cuts]
-    lines.append(cuts[0].slice(scene.above, origin=scene.center))
-    return pyvista.merge(cuts, merge_points=False), pyvista.merge(lines, merge_points=False)
-
-
-def _start(plotter: pyvista.Plotter, scene: _Scene) -> None:
-    plotter.clear_actors()
-    plotter.add_mesh(scene.surface, color="#999999", opacity=0.06, lighting=False, render=False)
-    if scene.outline.n_cells:
-        plotter.add_mesh(
-            scene.outline, color="#444444", line_width=2.0, lighting=False, render=False
-        )
-
-
-def _finish(plotter: pyvista.Plotter, scene: _Scene) -> npt.NDArray[np.uint8]:
-    lower, upper = scene.extent()
-    middle = 0.5 * (lower + upper)
-    depth = np.asarray(scene.surface.points) @ scene.toward
-    focus = middle[0] * scene.right + middle[1] * scene.up + depth.mean() * scene.toward
-    camera = plotter.camera
-    camera.focal_point = tuple(focus)
-    camera.position = tuple(focus + 2.0 * scene.grid.length * scene.toward)
-    camera.up = tuple(scene.up)
-    camera.parallel_projection = True
-    width, height = plotter.window_size
-    half = 0.5 * (upper - lower)
-    camera.parallel_scale = 1.03 * max(half[1], half[0] * height / width)
-    plotter.renderer.ResetCameraClippingRange()
-    plotter.render()
-    return np.asarray(plotter.screenshot(None, return_img=True))
-
-
-def _add_slices(
-    plotter: pyvista.Plotter,
-    scene: _Scene,
-    cuts: tuple[pyvista.PolyData, pyvista.PolyData],
-    panel: Panel,
-) -> None:
-    slices, lines = cuts
-    cell = slices.cell_data["cell"]
-    colors = panel.colored(panel.values[cell])[:, :3]
-    colors[~panel.active[cell]] = to_rgb(INACTIVE_COLOR)
-    shown = slices.copy(deep=False)
-    shown.cell_data["color"] = (255 * colors).astype(np.uint8)
-    plotter.add_mesh(shown, scalars="color", rgb=True, lighting=False, render=False)
-    # Lines lie in the planes: a little nearer to the eye, or they would be half hidden.
-    nearer = 2e-3 * scene.grid.length * scene.toward
-    lines = lines.translate(nearer)
-    plotter.add_mesh(lines, color="#a0a0a0", line_width=2.5, lighting=False, render=False)
-    if panel.name == "gradient":
-        one = slices.contour([1.0], scalars="gradient").translate(nearer)
-        if one.n_cells:
-            plotter.add_mesh(one, color="black", line_width=2.5, lighting=False, render=False)
+def _pale_to_dark(name: str, start: float) -> ListedColormap:
+    return ListedColormap(colormaps[name](np.linspace(start, 0.9, 256)), name=name)
 
 
 def _seeds(arrays: ResultArrays) -> FloatArray:
@@ -258,7 +124,7 @@ def _seeds(arrays: ResultArrays) -> FloatArray:
 
 
 def _add_streamlines(
-    plotter: pyvista.Plotter, scene: _Scene, arrays: ResultArrays, panel: Panel
+    plotter: pyvista.Plotter, scene: Scene, arrays: ResultArrays, panel: Panel
 ) -> None:
     top = float(scene.grid.point_data["speed"].max())
     if not top > 0.0:
@@ -277,69 +143,23 @@ def _add_streamlines(
         plotter.add_mesh(tubes, scalars="color", rgb=True, ambient=0.4, render=False)
 
 
-def _contour_of(
-    scene: _Scene, arrays: ResultArrays, values: FloatArray, share: float
-) -> pyvista.PolyData:
-    """Return the surface inside which lies a share of the integral of a cellwise density."""
-    smooth = vertex_means(arrays.cells, arrays.cell_volume, values)
-    at_cells = smooth[arrays.cells].mean(axis=1)
-    mass = at_cells * arrays.cell_volume
-    if not mass.sum() > 0.0:
-        return pyvista.PolyData()
-    grid = scene.grid.copy(deep=False)
-    grid.point_data["shown"] = smooth
-    return grid.contour([weighted_quantile(at_cells, mass, 1.0 - share)], scalars="shown")
+def _add_blobs(plotter: pyvista.Plotter, scene: Scene, arrays: Densities) -> None:
+    """Draw surfaces around half of the source and half of the target, or balls at few points."""
+    for name, values in (("source", arrays.source), ("target", arrays.target)):
+        if not _add_balls(plotter, scene, arrays, values, _COLORS[name]):
+            blob = contour_of(scene, arrays, values, 0.5)
+            if blob.n_cells:
+                add_surface(plotter, blob, _COLORS[name], 0.5)
 
 
-def _add_blobs(plotter: pyvista.Plotter, scene: _Scene, arrays: ResultArrays) -> None:
-    for values, color in ((arrays.source, _SOURCE_COLOR), (arrays.target, _TARGET_COLOR)):
-        cells = few_cells(values, arrays.cell_volume)
-        if len(cells):
-            balls = pyvista.PolyData(arrays.vertices[arrays.cells[cells]].mean(axis=1))
-            ball = pyvista.Sphere(radius=0.01 * scene.grid.length)
-            _add_surface(plotter, balls.glyph(geom=ball, scale=False, orient=False), color, 1.0)
-            continue
-        blob = _contour_of(scene, arrays, values, 0.5)
-        if blob.n_cells:
-            _add_surface(plotter, blob, color, 0.5)
-
-
-def _add_isosurfaces(
-    plotter: pyvista.Plotter, scene: _Scene, arrays: ResultArrays, panel: Panel
-) -> None:
-    for share, opacity in zip(_SHARES, (0.9, 0.4, 0.2), strict=True):
-        surface = _contour_of(scene, arrays, panel.values, share)
-        if surface.n_cells:
-            level = surface.point_data["shown"][:1]
-            _add_surface(plotter, surface, panel.colored(level)[0, :3], opacity)
-
-
-def _add_surface(
-    plotter: pyvista.Plotter, surface: pyvista.PolyData, color: object, opacity: float
-) -> None:
-    plotter.add_mesh(
-        surface, color=color, opacity=opacity, smooth_shading=True, ambient=0.4, render=False
-    )
-
-
-def _compose(
-    pictures: list[tuple[str, npt.NDArray[np.uint8], Panel]],
-    words: tuple[str, str],
-    file: Path,
-) -> None:
-    pixels_y, pixels_x = pictures[0][1].shape[:2]
-    width, height = 3.7, 3.7 * pixels_y / pixels_x
-    step_x, step_y = width + 0.82, height + 0.5
-    size_x, size_y = 4 * step_x + 0.1, 2 * step_y + 0.95
-    figure = new_figure(size_x, size_y, *words)
-    for place, (title, image, panel) in enumerate(pictures):
-        row, column = divmod(place, 4)
-        x, y = 0.1 + column * step_x, 0.12 + (1 - row) * step_y
-        axes = figure.add_axes((x / size_x, y / size_y, width / size_x, height / size_y))
-        axes.imshow(image, interpolation="antialiased", interpolation_stage="rgba")
-        axes.set_axis_off()
-        axes.set_title(title, size=11, pad=5)
-        x, y = x + width + 0.08, y + 0.08 * height
-        bar_axes = figure.add_axes((x / size_x, y / size_y, 0.13 / size_x, 0.84 * height / size_y))
-        draw_color_bar(figure, bar_axes, panel)
-    figure.savefig(file, dpi=_DPI, format="png")
+def _add_balls(
+    plotter: pyvista.Plotter, scene: Scene, arrays: Densities, values: FloatArray, color: str
+) -> bool:
+    """Draw balls where a density sits in a few cells, and return whether it does."""
+    cells = few_cells(values, arrays.cell_volume)
+    if not len(cells):
+        return False
+    places = pyvista.PolyData(arrays.vertices[arrays.cells[cells]].mean(axis=1))
+    ball = pyvista.Sphere(radius=0.01 * scene.grid.length)
+    add_surface(plotter, places.glyph(geom=ball, scale=False, orient=False), color, 1.0)
+    return True

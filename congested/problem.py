@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from congested.errors import InputError
+from congested.weights.kinds import Interpolates, MeasureWeight, MixtureWeight, Weight
 
 if TYPE_CHECKING:
     from congested.domain import Domain
     from congested.measures.base import Measure
-    from congested.weights.kinds import Weight
 
 Method = Literal["newton"]
 Refinement = Literal["uniform", "none", "adaptive"]
@@ -48,6 +48,7 @@ _KINDS = {
     "UniformBall": {"kind": "uniform", "shape": "ball"},
     "Points": {"kind": "points"},
     "RayMonotoneSource": {"kind": "ray-monotone", "role": "source"},
+    "RayMonotonePair": {},
     "Image": {"kind": "image"},
     "MeshField": {"kind": "field"},
     "Interpolates": {"kind": "interpolates"},
@@ -187,12 +188,6 @@ class ReadTable:
     table: Mapping[str, Any]
 
 
-def _default_weight() -> Weight:
-    from congested.weights.kinds import Interpolates
-
-    return Interpolates()
-
-
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Transport of ``source`` to ``target`` in ``domain`` with the congestion cost H.
@@ -225,7 +220,7 @@ class Problem:
     domain: Domain
     source: Measure
     target: Measure
-    weight: Weight = field(default_factory=_default_weight)
+    weight: Weight = field(default_factory=Interpolates)
     strength: float = 10.0
     title: str = ""
     solver: SolverOptions = field(default_factory=SolverOptions)
@@ -299,7 +294,19 @@ class Problem:
         for read in self.tables:
             if read.part is part:
                 return read.table
+        if isinstance(part, MeasureWeight):
+            return {**self._describe(part.measure), "mass": part.mass}
+        if isinstance(part, MixtureWeight):
+            return {"kind": "mixture", "parts": list(self._describe_parts(part, 1.0))}
         return _describe_object(part)
+
+    def _describe_parts(self, mixture: MixtureWeight, share: float) -> Iterator[Mapping[str, Any]]:
+        """Yield the parts of a mixture; those of a mixture in it are parts of its own."""
+        for part_share, part in zip(mixture.shares or (), mixture.parts, strict=True):
+            if isinstance(part, MixtureWeight):
+                yield from self._describe_parts(part, share * part_share)
+            else:
+                yield {"share": share * part_share, **self._describe(part)}
 
 
 def check_dimensions(problem: Problem, dimension: int) -> None:
@@ -334,6 +341,8 @@ def _describe_object(part: object) -> dict[str, Any]:
             for entry in dataclasses.fields(part)
             if not entry.name.startswith("_")
         }
+    if isinstance(part, Interpolates):
+        table = {"kind": table["kind"], **part.settings}
     return table
 
 

@@ -7,18 +7,22 @@ with the key of the table that named the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from congested import problem_measures as measure_tables
 from congested import problem_schema as schema
+from congested import problem_weights as weight_tables
 from congested.errors import InputError
 from congested.problem import OutputOptions, Problem, ReadTable, SolverOptions
-from congested.problem_schema import Table
+from congested.problem_table import Key, Table, dotted, resolve
 
 if TYPE_CHECKING:
     from congested.domain import Domain
+    from congested.geometry import FloatArray
     from congested.measures.base import Measure
     from congested.weights.kinds import Weight
 
@@ -44,20 +48,11 @@ def build_problem(
     InputError
         If a file that a table names is wrong, or fits the other parts badly.
     """
-    parts: dict[str, Any] = {}
-    read = []
-    for name in ("domain", "source", "target", "weight"):
-        table = _with_box(_with_role(tables[name], name), tables["domain"])
-        table = _absolute(table, directory)
-        try:
-            if isinstance(table, schema.PointsTable):
-                parts[name] = _build_points(table, _box_dimension(tables["domain"]))
-            else:
-                parts[name] = _BUILDERS[type(table)](table)
-        except InputError as error:
-            raise _at_table(error, name, table, file) from error
-        read.append(ReadTable(parts[name], _effective(table)))
-    _check_points(parts, tables, file)
+    workshop = _Workshop(tables["domain"], directory, file)
+    parts = {
+        name: workshop.build((name,), tables[name])
+        for name in ("domain", "source", "target", "weight")
+    }
 
     solver = tables["solver"].model_dump()
     # A boolean of TOML is a word to PETSc.
@@ -72,32 +67,66 @@ def build_problem(
             title=title,
             solver=SolverOptions(**solver),
             output=OutputOptions(**tables["output"].model_dump()),
-            tables=tuple(read),
+            tables=tuple(workshop.read),
         )
     except InputError as error:
         raise InputError(error.message, key=error.key, file=file) from error
 
 
-def _at_table(error: InputError, name: str, table: Table, file: str | None) -> InputError:
+@dataclass(frozen=True)
+class _Workshop:
+    """What it takes to make a part from its table, and the tables of what was made."""
+
+    domain: Table
+    directory: Path
+    file: str | None
+    read: list[ReadTable] = field(default_factory=list)
+
+    def build(self, place: Key, table: Table) -> Any:
+        """Return the part that a table stands for."""
+        if isinstance(table, weight_tables.MixtureTable):
+            parts = [self.build((*place, *key), part) for key, part in table.inner()]
+            return _mixture(parts, table.shares)
+        table = _with_box(_with_role(table, str(place[0])), self.domain)
+        table = _absolute(table, self.directory)
+        try:
+            part = self._made(table)
+        except InputError as error:
+            raise _at_table(error, place, table, self.file) from error
+        self.read.append(ReadTable(part, table.effective()))
+        return part
+
+    def _made(self, table: Table) -> Any:
+        if isinstance(table, measure_tables.PointsTable):
+            part: Any = _build_points(table, self.domain)
+        else:
+            builder = next(_BUILDERS[kind] for kind in type(table).__mro__ if kind in _BUILDERS)
+            part = builder(table)
+        if isinstance(table, weight_tables.MassTable | weight_tables.DensityTable):
+            return _measure_weight(part, table)
+        return part
+
+
+def _at_table(error: InputError, place: Key, table: Table, file: str | None) -> InputError:
     """Return the error with the key of the problem file that leads to it."""
     fields = type(table).model_fields
     own = (error.key or "").split(".")[-1].split("[")[0]
     files = [key for key in table.file_keys if getattr(table, key) == error.file is not None]
-    key = f"{name}.{own}" if own in fields else f"{name}.{files[0]}" if files else name
+    key = (*place, own) if own in fields else (*place, *files[:1])
     message = error.message if error.file is None else f"{error.file}: {error.message}"
-    return InputError(message, key=key, file=file)
+    return InputError(message, key=dotted(key), file=file)
 
 
 def _with_role(table: Table, name: str) -> Table:
     """Return the table; a ray-monotone measure plays by default the role of its table."""
-    if isinstance(table, schema.RayMonotoneTable) and table.role is None:
+    if isinstance(table, measure_tables.RayMonotoneTable) and table.role is None:
         return table.model_copy(update={"role": name})
     return table
 
 
 def _with_box(table: Table, domain: Table) -> Table:
     """Return the table; an image whose file does not say where it lies fills the domain's box."""
-    if not (isinstance(table, schema.ImageTable) and isinstance(domain, schema.BoxTable)):
+    if not (isinstance(table, measure_tables.ImageTable) and isinstance(domain, schema.BoxTable)):
         return table
     if table.knows_its_box or table.lower is not None:
         return table
@@ -107,41 +136,11 @@ def _with_box(table: Table, domain: Table) -> Table:
 def _absolute(table: Table, directory: Path) -> Table:
     """Return the table with absolute file names."""
     names = {
-        key: schema.resolve(value, directory).as_posix()
+        key: resolve(value, directory).as_posix()
         for key in table.file_keys
         if isinstance(value := getattr(table, key), str)
     }
     return table.model_copy(update=names)
-
-
-def _effective(table: Table) -> dict[str, Any]:
-    """Return what the table says with its defaults filled in, as it could stand in a file."""
-    effective = table.model_dump(exclude_none=True)
-    if isinstance(table, schema.GaussianMixtureTable):
-        count = len(table.means)
-        effective.setdefault("weights", [1.0 / count] * count)
-        if isinstance(table.stds, float):
-            effective["stds"] = [table.stds] * count
-    return effective
-
-
-def _check_points(parts: Mapping[str, Any], tables: Mapping[str, Table], file: str | None) -> None:
-    """Check that points read from a file lie in a box (a mesh file is not yet read)."""
-    domain = tables["domain"]
-    for name in ("source", "target"):
-        table = tables[name]
-        if not (isinstance(domain, schema.BoxTable) and isinstance(table, schema.PointsTable)):
-            continue
-        points = np.asarray(parts[name].points, dtype=np.float64)
-        if table.file is None or points.shape[1] != len(domain.lower):
-            continue
-        outside = np.flatnonzero(((points < domain.lower) | (points > domain.upper)).any(axis=1))
-        if outside.size:
-            message = (
-                f"found {outside.size} points outside the domain, first number {outside[0]} "
-                f"(from 0) at {points[outside[0]].tolist()}; allowed: points of the domain"
-            )
-            raise InputError(message, key=f"{name}.file", file=file)
 
 
 # --- one builder for each kind --------------------------------------------------------------
@@ -159,7 +158,7 @@ def _build_mesh(table: schema.MeshTable) -> Domain:
     return MeshFile(Path(table.file))
 
 
-def _build_gaussian_mixture(table: schema.GaussianMixtureTable) -> Measure:
+def _build_gaussian_mixture(table: measure_tables.GaussianMixtureTable) -> Measure:
     from congested.measures.gaussian_mixture import GaussianMixture
 
     means = np.array(table.means)
@@ -173,35 +172,45 @@ def _build_gaussian_mixture(table: schema.GaussianMixtureTable) -> Measure:
     return GaussianMixture(means, covariances, weights)
 
 
-def _build_uniform_box(table: schema.UniformBoxTable) -> Measure:
+def _build_uniform_box(table: measure_tables.UniformBoxTable) -> Measure:
     from congested.measures.uniform import UniformBox
 
     return UniformBox(np.array(table.lower), np.array(table.upper))
 
 
-def _build_uniform_ball(table: schema.UniformBallTable) -> Measure:
+def _build_uniform_ball(table: measure_tables.UniformBallTable) -> Measure:
     from congested.measures.uniform import UniformBall
 
     return UniformBall(np.array(table.center), table.radius)
 
 
-def _box_dimension(domain: Table) -> int | None:
-    """Return the dimension of a box, None for a mesh file: that one is read later."""
-    return len(domain.lower) if isinstance(domain, schema.BoxTable) else None
-
-
-def _build_points(table: schema.PointsTable, dimension: int | None) -> Measure:
+def _build_points(table: measure_tables.PointsTable, domain: Table) -> Measure:
     from congested.measures.points import Points, points_from_file
 
     if table.file is not None:
-        return points_from_file(table.file, table.weights, dimension)
+        # The dimension of a mesh is known when it has been read.
+        dimension = len(domain.lower) if isinstance(domain, schema.BoxTable) else None
+        read = points_from_file(table.file, table.weights, dimension)
+        if isinstance(domain, schema.BoxTable):
+            _check_inside(read.points, domain)
+        return read
     points = np.array(table.points)
     count = len(points)
     weights = np.full(count, 1.0 / count) if table.weights is None else np.array(table.weights)
     return Points(points, weights)
 
 
-def _build_image(table: schema.ImageTable) -> Measure:
+def _check_inside(points: FloatArray, box: schema.BoxTable) -> None:
+    outside = np.flatnonzero(((points < box.lower) | (points > box.upper)).any(axis=1))
+    if outside.size:
+        raise InputError(
+            f"found {outside.size} points outside the domain, first number {outside[0]} "
+            f"(from 0) at {points[outside[0]].tolist()}; allowed: points of the domain",
+            key="file",
+        )
+
+
+def _build_image(table: measure_tables.ImageTable) -> Measure:
     from congested.measures.image_file import image_from_file
 
     return image_from_file(
@@ -214,13 +223,13 @@ def _build_image(table: schema.ImageTable) -> Measure:
     )
 
 
-def _build_field(table: schema.FieldTable) -> Measure:
+def _build_field(table: measure_tables.FieldTable) -> Measure:
     from congested.measures.mesh_field import mesh_field_from_file
 
     return mesh_field_from_file(table.file, table.array)
 
 
-def _build_ray_monotone(table: schema.RayMonotoneTable) -> Measure:
+def _build_ray_monotone(table: measure_tables.RayMonotoneTable) -> Measure:
     from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource, pair_from_file
     from congested.measures.uniform import UniformBox
 
@@ -237,27 +246,55 @@ def _build_ray_monotone(table: schema.RayMonotoneTable) -> Measure:
     return UniformBox(-side, side)
 
 
-def _build_interpolates(table: schema.InterpolatesTable) -> Weight:
+def _build_interpolates(table: weight_tables.InterpolatesTable) -> Weight:
+    return table.weight
+
+
+def _build_end(table: weight_tables.EndTable) -> Weight:
     from congested.weights.kinds import Interpolates
 
-    return Interpolates(coupling=table.coupling, samples=table.samples, seed=table.seed)
+    return Interpolates(coupling=table.kind)
 
 
-def _build_constant(table: schema.ConstantTable) -> Weight:
+def _build_constant(table: weight_tables.ConstantTable) -> Weight:
     from congested.weights.kinds import ConstantWeight
 
     return ConstantWeight(table.density)
 
 
+def _build_uniform(table: weight_tables.UniformTable) -> Weight:
+    from congested.weights.kinds import ConstantWeight
+
+    return ConstantWeight()
+
+
+def _measure_weight(
+    measure: Any, table: weight_tables.MassTable | weight_tables.DensityTable
+) -> Weight:
+    from congested.weights.kinds import MeasureWeight
+
+    if isinstance(table, weight_tables.DensityTable) and not table.normalise:
+        return MeasureWeight(measure, measure.integral)
+    return MeasureWeight(measure, 1.0 if table.mass is None else table.mass)
+
+
+def _mixture(parts: list[Weight], shares: list[float]) -> Weight:
+    from congested.weights.kinds import MixtureWeight
+
+    return MixtureWeight(tuple(parts), tuple(shares))
+
+
 _BUILDERS: dict[type[Table], Callable[[Any], Any]] = {
     schema.BoxTable: _build_box,
     schema.MeshTable: _build_mesh,
-    schema.GaussianMixtureTable: _build_gaussian_mixture,
-    schema.UniformBoxTable: _build_uniform_box,
-    schema.UniformBallTable: _build_uniform_ball,
-    schema.ImageTable: _build_image,
-    schema.FieldTable: _build_field,
-    schema.RayMonotoneTable: _build_ray_monotone,
-    schema.InterpolatesTable: _build_interpolates,
-    schema.ConstantTable: _build_constant,
+    measure_tables.GaussianMixtureTable: _build_gaussian_mixture,
+    measure_tables.UniformBoxTable: _build_uniform_box,
+    measure_tables.UniformBallTable: _build_uniform_ball,
+    measure_tables.ImageTable: _build_image,
+    measure_tables.FieldTable: _build_field,
+    measure_tables.RayMonotoneTable: _build_ray_monotone,
+    weight_tables.InterpolatesTable: _build_interpolates,
+    weight_tables.EndTable: _build_end,
+    weight_tables.ConstantTable: _build_constant,
+    weight_tables.UniformTable: _build_uniform,
 }

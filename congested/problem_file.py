@@ -22,7 +22,8 @@ from congested import problem_schema as schema
 from congested.errors import InputError
 from congested.problem import Problem
 from congested.problem_build import build_problem
-from congested.problem_schema import Key, Mistake, Table, dotted, shown
+from congested.problem_measures import ImageTable, PointsTable
+from congested.problem_table import Key, Mistake, Models, Table, dotted, resolve, shown
 
 
 def read_problem(path: str | Path) -> Problem:
@@ -129,6 +130,8 @@ def _wrong_word(key: Key, word: object, words: Sequence[str]) -> Mistake:
     allowed = " or ".join(f'"{entry}"' for entry in words)
     if word in schema.NOT_AVAILABLE_YET.get((str(key[0]), str(key[-1])), ()):
         return Mistake(key, f"{shown(word)}, which is not available yet", allowed)
+    if key[-1] == "kind" and word in [tags[0] for tags in schema.MODELS[str(key[0])] if tags]:
+        return Mistake(key, f"{shown(word)}, which has no place inside another", allowed)
     return Mistake(key, shown(word) + _did_you_mean(word, words), allowed)
 
 
@@ -151,56 +154,103 @@ def _validate(document: Mapping[str, Any]) -> tuple[dict[str, Table], list[Mista
         elif not isinstance(raw, dict):
             mistakes.append(Mistake((name,), shown(raw), f"a table [{name}]"))
         else:
-            mistakes += _validate_table(name, raw, tables)
+            table, wrong = _validate_table((name,), schema.MODELS[name], raw)
+            mistakes += wrong
+            if table is not None:
+                tables[name] = table
     return tables, mistakes
 
 
-def _validate_table(name: str, raw: dict[str, Any], tables: dict[str, Table]) -> Iterator[Mistake]:
-    """Add a table to ``tables`` or yield its mistakes."""
-    model = _choose_model(name, raw)
+def _validate_table(
+    place: Key, models: Models, raw: dict[str, Any]
+) -> tuple[Table | None, list[Mistake]]:
+    """Return a table, None if it has a mistake, and its mistakes.
+
+    Parameters
+    ----------
+    place
+        Where the table is, as a key.
+    models
+        The models it may have.
+    raw
+        What the file says.
+    """
+    model = _choose_model(place, models, raw)
     if isinstance(model, Mistake):
-        yield model
-        return
+        return None, [model]
+    content, inner = _validate_lists(place, model, raw)
     try:
-        table = model.model_validate(raw)
+        table = model.model_validate(content)
     except ValidationError as error:
-        yield from _translate(name, raw, model, error)
-        return
-    wrong = [Mistake((name, *key), found, allowed) for key, found, allowed in table.mistakes()]
-    if not wrong:
-        tables[name] = table
-    yield from wrong
+        return None, [*_translate(place, raw, model, error), *inner]
+    own = [Mistake((*place, *key), found, allowed) for key, found, allowed in table.mistakes()]
+    return None if own or inner else table, own + inner
 
 
-def _choose_model(name: str, raw: dict[str, Any]) -> type[Table] | Mistake:
+def _validate_lists(
+    place: Key, model: type[Table], raw: dict[str, Any]
+) -> tuple[dict[str, Any], list[Mistake]]:
+    """Return what the file says with tables for the lists of tables in it, and their mistakes.
+
+    An empty table stands for each that has a mistake.
+    """
+    content, mistakes = dict(raw), []
+    for name, models in model.lists.items():
+        if not isinstance(raw.get(name), list):
+            continue
+        entries = list(raw[name])
+        for number, entry in enumerate(entries):
+            if isinstance(entry, dict):
+                table, wrong = _validate_table((*place, name, number), models, entry)
+                entries[number] = Table() if table is None else table
+                mistakes += wrong
+        content[name] = entries
+    return content, mistakes
+
+
+def _choose_model(place: Key, models: Models, raw: dict[str, Any]) -> type[Table] | Mistake:
     """Return the model that ``kind`` (and ``shape``) ask for, or the mistake in these words."""
-    models = schema.MODELS[name]
     for position, discriminator in enumerate(("kind", "shape")):
         words = list(dict.fromkeys(tags[position] for tags in models if len(tags) > position))
         if not words:
             break
-        key = (name, discriminator)
+        key = (*place, discriminator)
         if discriminator not in raw:
+            known = {name for model in models.values() for name in model.model_fields}
             for other in raw:
-                if _nearest(other, [discriminator]):
-                    return _unknown_key((name, other), [discriminator])
-            return Mistake(key, "nothing", " or ".join(f'"{word}"' for word in words))
+                if other not in known and _nearest(other, [discriminator]):
+                    return _unknown_key((*place, other), [discriminator])
+            model = _model_without(position, models, raw)
+            return model or Mistake(key, "nothing", " or ".join(f'"{word}"' for word in words))
         word = raw[discriminator]
         if word not in words:
             return _wrong_word(key, word, words)
-        models = {tags: model for tags, model in models.items() if tags[position] == word}
+        models = {
+            tags: model
+            for tags, model in models.items()
+            if tags[position : position + 1] == (word,)
+        }
     return next(iter(models.values()))
 
 
+def _model_without(position: int, models: Models, raw: dict[str, Any]) -> type[Table] | None:
+    """Return the model that needs no further word, unless a key shows that another is meant."""
+    plain = next((model for tags, model in models.items() if len(tags) == position), None)
+    if plain is None:
+        return None
+    others = {key for model in models.values() for key in model.model_fields}
+    return None if others.difference(plain.model_fields).intersection(raw) else plain
+
+
 def _translate(
-    name: str, raw: dict[str, Any], model: type[Table], error: ValidationError
+    place: Key, raw: dict[str, Any], model: type[Table], error: ValidationError
 ) -> list[Mistake]:
     """Translate what pydantic reports about a table; unknown keys come first."""
     unknown: dict[Key, Mistake] = {}
     others: dict[Key, Mistake] = {}
     meant: set[Key] = set()
     for entry in error.errors(include_url=False):
-        owner, key = _locate(name, raw, model, entry)
+        owner, key = _locate(place, raw, model, entry)
         kind = entry["type"]
         if kind == "extra_forbidden":
             allowed = list(owner.model_fields)
@@ -219,14 +269,14 @@ def _translate(
 
 
 def _locate(
-    name: str, raw: dict[str, Any], model: type[Table], entry: Mapping[str, Any]
+    place: Key, raw: dict[str, Any], model: type[Table], entry: Mapping[str, Any]
 ) -> tuple[type[Table], Key]:
     """Return the innermost table model and the key of an error.
 
     pydantic mixes the names of union branches into the place; what does not lead anywhere in
     the document is such a name, unless it is the last part and says what is missing.
     """
-    key: Key = (name,)
+    key = place
     here: Any = raw
     for position, part in enumerate(entry["loc"]):
         last = position == len(entry["loc"]) - 1
@@ -244,50 +294,56 @@ def _locate(
 # --- between tables -------------------------------------------------------------------------
 
 
-def _wrong_files(tables: Mapping[str, Table], directory: Path) -> Iterator[Mistake]:
+def _placed(tables: Mapping[str, Table]) -> Iterator[tuple[Key, Table]]:
+    """Yield all tables with their places; a mixture is its parts."""
     for name, table in tables.items():
+        for key, inner in table.inner():
+            yield (name, *key), inner
+
+
+def _wrong_files(tables: Mapping[str, Table], directory: Path) -> Iterator[Mistake]:
+    for place, table in _placed(tables):
         for key in table.file_keys:
             file = getattr(table, key)
-            if isinstance(file, str) and not (path := schema.resolve(file, directory)).is_file():
+            if isinstance(file, str) and not (path := resolve(file, directory)).is_file():
                 what = "a directory" if path.is_dir() else "no such file"
-                yield Mistake((name, key), f"{shown(file)}, {what}: {path}", "an existing file")
+                yield Mistake((*place, key), f"{shown(file)}, {what}: {path}", "an existing file")
 
 
 def _missing_boxes(tables: Mapping[str, Table]) -> Iterator[Mistake]:
     """Yield the images that neither know their box nor can take that of the domain."""
     if isinstance(tables.get("domain"), schema.MeshTable):
-        for name, table in tables.items():
-            if isinstance(table, schema.ImageTable) and not table.knows_its_box:
+        for place, table in _placed(tables):
+            if isinstance(table, ImageTable) and not table.knows_its_box:
                 if table.lower is None and table.upper is None:
                     allowed = "the corners lower and upper of the image, as the domain is no box"
-                    yield Mistake((name, "lower"), "nothing", allowed)
+                    yield Mistake((*place, "lower"), "nothing", allowed)
 
 
 def _wrong_dimensions(tables: Mapping[str, Table]) -> Iterator[Mistake]:
     """Yield the measures whose dimension is not that of the first table that shows one."""
-    shows = [(name, shape) for name, table in tables.items() if (shape := table.extent())]
+    shows = [(place, shape) for place, table in _placed(tables) if (shape := table.extent())]
     if shows:
         first, (first_key, dimension) = shows[0]
-        for name, (key, other) in shows[1:]:
+        for place, (key, other) in shows[1:]:
             if other != dimension:
                 yield Mistake(
-                    (name, *key),
+                    (*place, *key),
                     f"dimension {other}",
-                    f"dimension {dimension} as in {dotted((first, *first_key))}",
+                    f"dimension {dimension} as in {dotted((*first, *first_key))}",
                 )
 
 
 def _points_outside(tables: Mapping[str, Table]) -> Iterator[Mistake]:
     domain = tables.get("domain")
     if isinstance(domain, schema.BoxTable):
-        for name, table in tables.items():
-            if isinstance(table, schema.PointsTable):
+        for place, table in _placed(tables):
+            if isinstance(table, PointsTable):
                 for number, point in enumerate(table.points or ()):
                     sides = zip(domain.lower, point, domain.upper, strict=False)
                     if any(not low <= value <= high for low, value, high in sides):
-                        yield Mistake(
-                            (name, "points", number), shown(point), "a point of the domain"
-                        )
+                        key = (*place, "points", number)
+                        yield Mistake(key, shown(point), "a point of the domain")
 
 
 # --- back to text ---------------------------------------------------------------------------

@@ -82,6 +82,35 @@ def result_table(result: Mapping[str, Any], directory: Path) -> Table:
     return table
 
 
+def weight_table(result: Mapping[str, Any], directory: Path) -> Table:
+    """Return the short table of a weight.
+
+    Parameters
+    ----------
+    result
+        Content of weight.json.
+    directory
+        Where it was written.
+    """
+    mass, lost, segments = result["mass"], result["lost"], result["samples"]
+    part = f" ({lost / (mass + lost):.2%})" if lost > 1e-4 * mass else ""
+    table = plain_table(str(result["title"]))
+    for name, text in (
+        ("mass", _figure(mass, ".8g")),
+        ("  lost outside", _figure(lost, ".2g") + part),
+        ("least density", _figure(result["min"])),
+        ("greatest density", _figure(result["max"])),
+        ("relative error", _figure(result["relative_error"], ".2g")),
+        ("method", str(result["method"])),
+        ("segments", _figure(segments, ",") if segments else "-"),
+        ("cells", _figure(result["mesh"]["cells"], ",")),
+        ("seconds", _figure(result["seconds"], ".1f")),
+        ("files", f"{directory}/"),
+    ):
+        table.add_row(name, Text(text))
+    return table
+
+
 def info_table(comm: MPI.Comm) -> Table:
     """Return what this process runs on: versions, solvers, ranks."""
     import dolfinx

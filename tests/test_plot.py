@@ -15,7 +15,9 @@ from matplotlib.image import imread
 from congested.errors import InputError
 from congested.geometry import simplex_volumes
 from congested.io.arrays import ResultArrays, save_arrays
-from congested.plot import plot_directory, plot_overview
+from congested.io.weight import WeightArrays
+from congested.plot import plot_directory, plot_overview, plot_weight
+from congested.plot_scene import contour_of, make_scene
 
 RESULT: dict[str, Any] = {
     "schema": 1,
@@ -121,7 +123,7 @@ def test_volume_without_a_display(
 def test_volume_without_flow_or_weight(
     cube: ResultArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("congested.plot_volume._WIDTH", 300)
+    monkeypatch.setattr("congested.plot_scene._WIDTH", 300)
     nothing = np.zeros(len(cube.cells))
     still = replace(
         cube,
@@ -138,7 +140,7 @@ def test_volume_without_flow_or_weight(
 def test_volume_with_points(
     cube: ResultArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("congested.plot_volume._WIDTH", 300)
+    monkeypatch.setattr("congested.plot_scene._WIDTH", 300)
     points = np.zeros(len(cube.cells))
     points[[40, 3000]] = 1.0
     plot_overview(replace(cube, target=points), RESULT, tmp_path / "overview.png")
@@ -187,3 +189,68 @@ def test_directories_without_a_solution(square: ResultArrays, tmp_path: Path) ->
     with pytest.raises(InputError, match="no solution to draw"):
         plot_directory(tmp_path)
     assert not (tmp_path / "overview.png").exists()
+
+
+# --- a weight alone -------------------------------------------------------------------------
+
+WEIGHT: dict[str, Any] = {
+    "title": "A weight",
+    "mass": 1.0,
+    "lost": 0.0,
+    "relative_error": 0.01,
+    "method": "sampled",
+    "samples": 4096,
+}
+
+
+def weight_of(arrays: ResultArrays, **changes: Any) -> WeightArrays:
+    names = ("vertices", "cells", "cell_volume", "weight", "source", "target")
+    return WeightArrays(**{name: getattr(arrays, name) for name in names} | changes)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_weight_without_a_display(
+    square: ResultArrays,
+    cube: ResultArrays,
+    dimension: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setattr("congested.plot_scene._WIDTH", 300)
+    file = tmp_path / "weight.png"
+    plot_weight(weight_of({2: square, 3: cube}[dimension]), WEIGHT, file)
+    assert [path.name for path in tmp_path.iterdir()] == ["weight.png"]
+    height, width = imread(file).shape[:2]
+    assert 600 < height < width / 2 < 1500
+    assert min(colors_in_blocks(file, 1, dimension + 1)) > 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_points_in_space_are_balls_that_no_slice_hides(
+    cube: ResultArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("congested.plot_scene._WIDTH", 300)
+    points = np.zeros((3, len(cube.cells)))
+    for row, cell in zip(points, (40, 3000, 1500), strict=True):
+        row[cell] = 1.0
+    source, target, weight = points
+    file = tmp_path / "weight.png"
+    plot_weight(weight_of(cube, source=source, target=target, weight=weight), WEIGHT, file)
+    picture = imread(file)[..., :3]
+    blocks = np.array_split(picture[picture.shape[0] // 5 :], 4, axis=1)
+    for block, strongest in zip(blocks[:3], (2, 0, 1), strict=True):  # blue, orange, green
+        block = block[:, : int(0.8 * block.shape[1])]  # without the colour bar
+        others = [channel for channel in range(3) if channel != strongest]
+        colored = block[..., strongest] - block[..., others].max(axis=2) > 0.1
+        assert 5 < colored.sum() < 500
+        assert not (block.max(axis=2) < 0.2).sum() > 0.02 * colored.size  # no dark slice
+
+
+def test_surfaces_only_where_a_field_has_levels(cube: ResultArrays) -> None:
+    scene = make_scene(cube)
+    assert contour_of(scene, cube, cube.weight, 0.5).n_cells > 10
+    flat = np.full(len(cube.cells), 4.0 / 3.0)
+    assert contour_of(scene, cube, flat, 0.5).n_cells == 0
+    assert contour_of(scene, cube, 0.0 * flat, 0.5).n_cells == 0

@@ -16,6 +16,7 @@ from congested.plot_panels import (
     few_cells,
     headline,
     overview_panels,
+    weight_headline,
     weighted_quantile,
 )
 
@@ -226,3 +227,29 @@ def test_headline_of_unusual_results() -> None:
     apart = {"bounds": {"lower": 0.5, "upper": 2.5e71, "relative_gap": 1.0}}
     assert headline(apart)[1] == "cost in [0.5, 2.5e+71], gap 1e+02 % (cell-data)"
     assert headline({"bounds": None, "values": None, "problem": None})[1] == ""
+
+
+def test_headline_of_a_weight() -> None:
+    sampled = {
+        "title": "Two Gaussians",
+        "mass": 0.798765,
+        "lost": 0.201235,
+        "relative_error": 0.01234,
+        "method": "sampled",
+        "samples": 131072,
+    }
+    title, numbers = weight_headline(sampled)
+    assert title == "Two Gaussians: the weight"
+    assert numbers.split("   ·   ") == [
+        "mass 0.79876",
+        "20.1 % lost outside the domain",
+        "relative error 0.012 (sampled, 131,072 segments)",
+    ]
+    # What has no error, no loss to speak of and no title.
+    exact = {"title": "", "mass": 3.0, "lost": 1e-5, "relative_error": 0.0, "method": "measure"}
+    assert weight_headline({**exact, "samples": 0}) == (
+        "The weight",
+        "mass 3   ·   exact (measure)",
+    )
+    nothing = {**exact, "mass": 0.0, "lost": 1.0, "relative_error": "inf"}
+    assert "100 % lost outside the domain   ·   relative error inf" in weight_headline(nothing)[1]

@@ -15,13 +15,22 @@ from matplotlib.image import imread
 
 from congested.geometry import FloatArray, simplex_volumes
 from congested.io.arrays import ResultArrays
-from congested.plot_plane import plane_figure
+from congested.plot_plane import plane_figure, weight_plane_figure
 
 RESULT = {
     "title": "A bundle of flow",
     "bounds": {"lower": 0.5, "upper": 0.51, "relative_gap": 0.02, "scope": "cell-data"},
     "values": {"critic_loss": 0.52, "penalty": 0.01, "momentum_l1": 0.5},
     "problem": {"penalty": {"strength": 10.0}},
+}
+
+WEIGHT = {
+    "title": "A bundle of flow",
+    "mass": 0.75,
+    "lost": 0.25,
+    "relative_error": 0.0123,
+    "method": "sampled",
+    "samples": 4096,
 }
 
 
@@ -112,8 +121,11 @@ def test_panels_and_words(figure: Figure) -> None:
 
 
 @pytest.mark.parametrize("aspect", [1, 4])
-def test_scale_is_the_same_both_ways_and_nothing_overlaps(aspect: int) -> None:
-    figure = plane_figure(bundle(12, aspect=aspect), RESULT)
+@pytest.mark.parametrize("panels", [6, 3])
+def test_scale_is_the_same_both_ways_and_nothing_overlaps(aspect: int, panels: int) -> None:
+    arrays = bundle(12, aspect=aspect)
+    figure = plane_figure(arrays, RESULT) if panels == 6 else weight_plane_figure(arrays, WEIGHT)
+    assert len(figure.axes) == 2 * panels
     width, height = figure.get_size_inches()
     boxes = []
     for axes in figure.axes:
@@ -135,7 +147,7 @@ def test_scale_is_the_same_both_ways_and_nothing_overlaps(aspect: int) -> None:
         pieces += [axes.get_window_extent(renderer), axes.title.get_window_extent(renderer)]
         pieces += [axis.get_tightbbox(renderer) for axis in (axes.xaxis, axes.yaxis)]
     pieces = [piece for piece in pieces if piece is not None and piece.width * piece.height > 0]
-    assert len(pieces) >= 2 + 12 + 6 + 6
+    assert len(pieces) >= 2 + 4 * panels
     for index, one in enumerate(pieces):
         for other in pieces[index + 1 :]:
             common = type(one).intersection(one, other)
@@ -208,3 +220,40 @@ def test_every_panel_shows_something(figure: Figure, tmp_path: Path) -> None:
         colors, count = np.unique(panel, axis=0, return_counts=True)
         assert len(colors) > 30, axes.get_title()
         assert count.max() < 0.97 * len(panel), axes.get_title()
+
+
+# --- a weight alone -------------------------------------------------------------------------
+
+
+def test_panels_and_words_of_a_weight() -> None:
+    figure = weight_plane_figure(bundle(hole=True), WEIGHT)
+    titles = [axes.get_title() for axes in figure.axes[::2]]
+    assert titles == ["source density μ", "target density ν", "weight density σ"]
+    assert [text.get_text() for text in figure.texts] == [
+        "A bundle of flow: the weight",
+        "mass 0.75   ·   25 % lost outside the domain   ·   relative error 0.012 (sampled, 4,096 "
+        "segments)",
+    ]
+    # The same pictures as in the overview, one of them grey where there is no weight.
+    overview = panels_of(bundle(hole=True))
+    for axes, name in zip(figure.axes[::2], ("source", "target", "weight"), strict=True):
+        (image,), (other,) = axes.images, overview[name].images
+        np.testing.assert_array_equal(image.get_array(), other.get_array())
+    assert [text.get_text() for text in figure.axes[4].texts] == ["grey: no weight"]
+
+
+def test_points_as_a_weight_are_drawn_as_discs() -> None:
+    points = np.zeros(2 * 48**2)
+    points[[100, 2000]] = 1.0
+    arrays = bundle(48, weight=points)
+    for figure in (weight_plane_figure(arrays, WEIGHT), plane_figure(arrays, RESULT)):
+        discs = [item for item in figure.axes[4].collections if isinstance(item, PathCollection)]
+        expected = arrays.vertices[arrays.cells[[100, 2000]]].mean(axis=1)
+        np.testing.assert_allclose(discs[0].get_offsets(), expected)
+
+
+def test_a_wide_domain_has_its_panels_below_each_other() -> None:
+    figure = weight_plane_figure(bundle(12, aspect=4), WEIGHT)
+    boxes = [axes.get_position() for axes in figure.axes[::2]]
+    assert len({round(box.x0, 9) for box in boxes}) == 1
+    assert boxes[0].y0 > boxes[1].y1 > boxes[1].y0 > boxes[2].y1

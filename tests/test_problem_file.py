@@ -303,7 +303,12 @@ def test_description_is_json_and_effective(tmp_path: Path) -> None:
         "cells": 32,
     }
     assert description["source"]["weights"] == [0.5, 0.5]
-    assert description["weight"] == {"kind": "interpolates", "coupling": "independent", "seed": 0}
+    assert description["weight"] == {
+        "kind": "interpolates",
+        "coupling": "independent",
+        "rule": "auto",
+        "seed": 0,
+    }
     assert description["solver"]["relative_gap"] == 1e-3
     assert description["output"] == {"formats": ["vtu"], "overview": True}
 

@@ -374,39 +374,6 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
         "target.role",
         ('"sauce"', 'did you mean "source"?', '"source" or "target"'),
     ),
-    # weight
-    "weight kind": (
-        {"weight": 'kind = "interpolate"'},
-        "weight.kind",
-        ('did you mean "interpolates"?', '"interpolates" or "constant"'),
-    ),
-    "weight field": ({"weight": 'kind = "field"'}, "weight.kind", ("not available yet",)),
-    "weight points": ({"weight": 'kind = "points"'}, "weight.kind", ("not available yet",)),
-    "coupling optimal": (
-        {"weight": 'kind = "interpolates"\ncoupling = "optimal"'},
-        "weight.coupling",
-        ("not available yet", 'allowed: "independent"'),
-    ),
-    "coupling wrong": (
-        {"weight": 'kind = "interpolates"\ncoupling = "independant"'},
-        "weight.coupling",
-        ('did you mean "independent"?',),
-    ),
-    "samples zero": (
-        {"weight": 'kind = "interpolates"\nsamples = 0'},
-        "weight.samples",
-        ("found 0", "an integer >= 1"),
-    ),
-    "seed negative": (
-        {"weight": 'kind = "interpolates"\nseed = -1'},
-        "weight.seed",
-        ("found -1", "an integer >= 0"),
-    ),
-    "density negative": (
-        {"weight": 'kind = "constant"\ndensity = -1.0'},
-        "weight.density",
-        ("found -1.0", "a number > 0"),
-    ),
     # penalty, solver, output
     "strength zero": ({"penalty": "strength = 0"}, "penalty.strength", ("found 0", "> 0 or inf")),
     "strength nan": ({"penalty": "strength = nan"}, "penalty.strength", ("found nan", "or inf")),

@@ -7,6 +7,7 @@ that a user can repeat the bounds with NumPy alone.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,37 @@ def _unique_edges(
     return edges, values.reshape(-1)[first]
 
 
+def gather_mesh(mesh: Mesh, volume: FloatArray) -> dict[str, npt.NDArray[Any] | None]:
+    """Bring the mesh together on rank 0 (collective).
+
+    Parameters
+    ----------
+    mesh
+        Distributed simplicial mesh without ghost cells.
+    volume
+        Volumes (n,) of this rank's cells.
+
+    Returns
+    -------
+    dict
+        ``vertices`` (V, d), ``cells`` (C, d+1) and ``cell_volume`` (C,) on rank 0; None for each
+        on the others. The cells come in the order of the ranks, and of each rank's own numbers.
+    """
+    comm = mesh.comm
+    dimension = mesh.topology.dim
+    owned = mesh.topology.index_map(dimension).size_local
+    numbering = mesh.geometry.index_map()
+    dofmap = np.asarray(mesh.geometry.dofmap[:owned])
+    cells_local = numbering.local_to_global(dofmap.reshape(-1).astype(np.int32))
+
+    # Global numbers run through the ranks in order, so stacking the owned vertices sorts them.
+    return {
+        "vertices": gather_rows(comm, mesh.geometry.x[: numbering.size_local, :dimension]),
+        "cells": gather_rows(comm, cells_local.reshape(dofmap.shape).astype(np.int64)),
+        "cell_volume": gather_rows(comm, np.asarray(volume, dtype=np.float64)),
+    }
+
+
 def gather_arrays(mesh: Mesh, fields: CellFields, volume: FloatArray) -> ResultArrays | None:
     """Bring the solution together on rank 0 (collective).
 
@@ -174,18 +206,7 @@ def gather_arrays(mesh: Mesh, fields: CellFields, volume: FloatArray) -> ResultA
         The arrays on rank 0, None on the others.
     """
     comm = mesh.comm
-    dimension = mesh.topology.dim
-    owned = mesh.topology.index_map(dimension).size_local
-    numbering = mesh.geometry.index_map()
-    dofmap = np.asarray(mesh.geometry.dofmap[:owned])
-    cells_local = numbering.local_to_global(dofmap.reshape(-1).astype(np.int32))
-
-    # Global numbers run through the ranks in order, so stacking the owned vertices sorts them.
-    gathered = {
-        "vertices": gather_rows(comm, mesh.geometry.x[: numbering.size_local, :dimension]),
-        "cells": gather_rows(comm, cells_local.reshape(dofmap.shape).astype(np.int64)),
-        "cell_volume": gather_rows(comm, np.asarray(volume, dtype=np.float64)),
-    }
+    gathered = gather_mesh(mesh, volume)
     names = ("flux", "momentum", "gradient", "weight", "source", "target", "gap_indicator")
     for name in (*names, *_CONTINUUM, "inverse_weight", "potential", "potential_edges"):
         values = getattr(fields, name)
@@ -217,13 +238,13 @@ def save_arrays(arrays: ResultArrays, path: Path) -> None:
     OSError
         If the file cannot be written; an older one is then still there.
     """
-    present = {
-        field.name: getattr(arrays, field.name)
-        for field in fields(arrays)
-        if getattr(arrays, field.name) is not None
-    }
+    save_npz(path, {field.name: getattr(arrays, field.name) for field in fields(arrays)})
+
+
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write the arrays that are not None as an npz file, in one step (one rank)."""
     with atomic_file(path) as file:
-        np.savez(file, **present)
+        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
 
 
 def _expected_shapes(

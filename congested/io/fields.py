@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from dolfinx import fem
 from dolfinx import io as dolfinx_io
 
 from congested.errors import InputError
+from congested.geometry import FloatArray, IntArray
 from congested.io.arrays import ResultArrays
 from congested.io.files import atomic_file, atomic_path, on_root
 
@@ -44,7 +45,7 @@ _OWN_FILES = re.compile(r"\.?solution\.(pvd|vtu|xdmf|h5)(\.partial)?|solution_(p
 _COLLECTION = """<?xml version="1.0"?>
 <VTKFile type="Collection" version="0.1">
   <Collection>
-    <DataSet timestep="0" part="0" file="solution.vtu"/>
+    <DataSet timestep="0" part="0" file="{file}"/>
   </Collection>
 </VTKFile>
 """
@@ -73,23 +74,54 @@ def write_vtu(arrays: ResultArrays, directory: Path) -> None:
     OSError
         If a file cannot be written.
     """
-    flat = arrays.dimension == 2
-
-    def padded(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.pad(rows, ((0, 0), (0, 1))) if flat else rows
-
-    cell_data = {name: [padded(getattr(arrays, name))] for name in VECTORS}
-    cell_data |= {name: [getattr(arrays, name)] for name in SCALARS}
-    mesh = meshio.Mesh(
-        padded(arrays.vertices),
-        [("triangle" if flat else "tetra", arrays.cells)],
-        point_data={"potential": arrays.potential},
-        cell_data=cell_data,
+    cell_data = {name: getattr(arrays, name) for name in (*VECTORS, *SCALARS)}
+    write_grid(
+        directory / "solution.vtu",
+        arrays.vertices,
+        arrays.cells,
+        cell_data,
+        {"potential": arrays.potential},
     )
-    with atomic_path(directory / "solution.vtu") as path:
+
+
+def write_grid(
+    file: Path,
+    vertices: FloatArray,
+    cells: IntArray,
+    cell_data: Mapping[str, FloatArray],
+    point_data: Mapping[str, FloatArray] | None = None,
+) -> None:
+    """Write a .vtu file, and a .pvd file beside it that refers to it (one rank).
+
+    Parameters
+    ----------
+    file
+        The .vtu file.
+    vertices, cells
+        Mesh (V, d), (C, d+1).
+    cell_data, point_data
+        Numbers (C,), (V,) or vectors (C, d) by name.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
+    flat = vertices.shape[1] == 2
+
+    def padded(rows: FloatArray) -> FloatArray:
+        return np.pad(rows, ((0, 0), (0, 1))) if flat and rows.ndim == 2 else rows
+
+    mesh = meshio.Mesh(
+        padded(vertices),
+        [("triangle" if flat else "tetra", cells)],
+        point_data=point_data,
+        cell_data={name: [padded(rows)] for name, rows in cell_data.items()},
+    )
+    with atomic_path(file) as path:
         meshio.vtu.write(path, mesh)
-    with atomic_file(directory / "solution.pvd") as file:
-        file.write(_COLLECTION.encode())
+    with atomic_file(file.with_suffix(".pvd")) as collection:
+        collection.write(_COLLECTION.format(file=file.name).encode())
 
 
 def field_functions(mesh: Mesh, fields: CellFields) -> list[Function]:

@@ -106,3 +106,58 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when it is complete and on the disk."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         yield file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, in one step (one rank)."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def finish_directory(
+    comm: MPI.Comm,
+    picture: Path,
+    draw: Callable[[Path], None] | None,
+    write_last: Callable[[], None],
+) -> None:
+    """Draw a picture, then write the file that stands for all others (collective).
+
+    The picture is the least important file: if it fails, the other one is written all the same.
+
+    Parameters
+    ----------
+    comm
+        Communicator whose ranks all call this.
+    picture
+        Where the picture goes.
+    draw
+        Draws it on rank 0; None: there is none to draw.
+    write_last
+        Writes the last file on rank 0.
+
+    Raises
+    ------
+    CongestedError
+        On every rank, if the picture failed, after the last file has been written.
+    """
+
+    def finish() -> Exception | None:
+        failure = None
+        if draw is not None:
+            try:
+                draw(picture)
+            except Exception as error:  # raised below, when more important things are done
+                failure = error
+        write_last()
+        return failure
+
+    failure = on_root(comm, finish)
+
+    def report() -> None:
+        if failure is not None:
+            raise CongestedError(
+                f"everything but {picture.name} is written to {picture.parent}; the picture "
+                f"failed: {failure}"
+            ) from failure
+
+    on_root(comm, report)

@@ -13,16 +13,17 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
 
-from congested.errors import CongestedError, InputError
+from congested.errors import InputError
 from congested.io.arrays import ResultArrays, save_arrays
 from congested.io.fields import check_formats, remove_field_files, write_fields, write_vtu
-from congested.io.files import atomic_file, on_root, partial_name
+from congested.io.files import finish_directory, on_root, partial_name, write_text
 
 if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
@@ -73,9 +74,9 @@ def plain(value: object, key: str = "result") -> Any:
     raise TypeError(f"{key}: a {type(value).__name__} has no JSON form")
 
 
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
-        file.write(text.encode())
+def json_text(content: Mapping[str, Any]) -> str:
+    """Return the text of a JSON file."""
+    return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
 
 
 def _history_text(history: Sequence[Mapping[str, object]]) -> str:
@@ -163,9 +164,9 @@ def write_result(
 
     def write_small_files() -> None:
         if problem_text is not None:
-            _write_text(directory / PROBLEM, problem_text)
+            write_text(directory / PROBLEM, problem_text)
         if history:
-            _write_text(directory / HISTORY, _history_text(history))
+            write_text(directory / HISTORY, _history_text(history))
         if arrays is not None:
             save_arrays(arrays, directory / ARRAYS)
             if "vtu" in formats:
@@ -175,40 +176,19 @@ def write_result(
     if mesh is not None and fields is not None:
         write_fields(mesh, fields, directory, formats)
 
-    def finish() -> Exception | None:
-        picture_failure = None
-        if draw is not None and arrays is not None:
-            picture_failure = _attempt(draw, arrays, result, directory / OVERVIEW)
+    def write_last() -> None:
         final = plain(result)
         elapsed = time.perf_counter() - started
         seconds = final.setdefault("seconds", {})
         seconds["write"] = elapsed
         seconds["total"] = (seconds.get("total") or 0.0) + elapsed
-        _write_text(directory / RESULT, json.dumps(final, indent=2, allow_nan=False) + "\n")
-        return picture_failure
+        write_text(directory / RESULT, json_text(final))
 
-    picture_failure = on_root(comm, finish)
-
-    def report() -> None:
-        if picture_failure is not None:
-            raise CongestedError(
-                f"everything but {OVERVIEW} is written to {directory}; the picture failed: "
-                f"{picture_failure}"
-            ) from picture_failure
-
-    on_root(comm, report)
+    picture = None
+    if draw is not None and arrays is not None:
+        picture = partial(draw, arrays, result)
+    finish_directory(comm, directory / OVERVIEW, picture, write_last)
     return directory
-
-
-def _attempt(
-    draw: Draw, arrays: ResultArrays, result: Mapping[str, Any], path: Path
-) -> Exception | None:
-    """Draw and return the failure, to be raised when more important things are done."""
-    try:
-        draw(arrays, result, path)
-    except Exception as error:
-        return error
-    return None
 
 
 def read_result(directory: Path | str) -> dict[str, Any]:

@@ -75,6 +75,12 @@ class Image:
         """One uniform number chooses the pixel, one per coordinate the place in it."""
         return self.dimension + 1
 
+    @property
+    def integral(self) -> float:
+        """The integral of the values as they were given, as a density."""
+        pixel = float(np.prod((self.upper - self.lower) / self.values.shape))
+        return float(self.values.sum()) * pixel
+
     @cached_property
     def _sides(self) -> list[FloatArray]:
         """Where the pixels of each axis begin and end."""

@@ -37,12 +37,13 @@ class CellWeight:
         exact rules.
     method
         ``"all-pairs"``, ``"closed-form"``, ``"rays"``, ``"raster"``, ``"sampled"``, ``"plan"``,
-        ``"sampled-plan"``, ``"constant"``, ``"density"``, ``"measure"`` or ``"mixture"``.
+        ``"sampled-plan"``, ``"constant"``, ``"density"``, ``"measure"``, ``"mixture"`` or
+        ``"unused"``.
     mass
         σ(Ω), over all ranks.
     lost
-        Part of a weight of mass one that lies outside the domain: 1 − mass; 0 for weights that
-        were given on the domain.
+        Mass of the weight outside the domain: what it has in all of space less `mass`; 0 for
+        weights that were given on the domain.
     samples
         Number of segments that were shared out; 0 where there were none.
     details
@@ -58,6 +59,22 @@ class CellWeight:
     samples: int
     errors: FloatArray | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def standard_errors(self) -> FloatArray | None:
+        """Standard error (n,) of each cell's mass, if the weight was sampled; else None."""
+        return None if self.replicates is None else standard_errors(self.replicates)
+
+
+def standard_errors(replicates: FloatArray) -> FloatArray:
+    """Return the standard errors (n,) of the mean of independent estimates (R, n)."""
+    spread = replicates.std(axis=0, ddof=1)
+    return np.asarray(spread / math.sqrt(len(replicates)), dtype=np.float64)
+
+
+def unused_weight(cells: Cells) -> CellWeight:
+    """Return the weight of a problem that does not use one (W₁): zero everywhere."""
+    return CellWeight(np.zeros(cells.number), None, 0.0, "unused", 0.0, 0.0, 0)
 
 
 def summed(
@@ -132,5 +149,16 @@ def combined(cells: Cells, parts: Sequence[CellWeight], shares: Sequence[float])
             share * (part.mass + part.lost) for part, share in zip(parts, shares, strict=True)
         ),
         samples=sum(part.samples for part in parts),
-        details={"parts": [{"method": part.method, **part.details} for part in parts]},
+        details={
+            "parts": [
+                {
+                    "share": share,
+                    "method": part.method,
+                    "mass": part.mass,
+                    "lost": part.lost,
+                    **part.details,
+                }
+                for part, share in zip(parts, shares, strict=True)
+            ]
+        },
     )

@@ -10,6 +10,8 @@ segments, with a standard error.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from congested.quadrature import integrate_over_simplices
 from congested.weights.base import CellWeight, combined, summed
 from congested.weights.gaussian import interpolates_mixture
 from congested.weights.kinds import (
+    ENDS,
     ConstantWeight,
     DensityWeight,
     Interpolates,
@@ -64,7 +67,8 @@ def cell_weight(
     ------
     InputError
         If a measure has another dimension than the cells, cannot be sampled though it has to be,
-        or if a given density is negative or not finite. Every rank raises it.
+        or if a given density is negative or not finite, or if no rule serves the pair. Every rank
+        raises it. What concerns part k of a mixture has a key that begins ``weight.parts[k]``.
     """
     if isinstance(weight, ConstantWeight):
         density = weight.density
@@ -74,16 +78,37 @@ def cell_weight(
     if isinstance(weight, DensityWeight):
         return _given_density(weight, cells)
     if isinstance(weight, MeasureWeight):
-        return _given_measure(weight.measure, cells, "weight")
+        return _given_measure(weight.measure, cells, "weight", weight.mass)
     if bins is None:
         bins = CellBins(cells)
     if isinstance(weight, MixtureWeight):
         assert weight.shares is not None
-        parts = [cell_weight(part, source, target, cells, bins=bins) for part in weight.parts]
+        parts = []
+        for number, part in enumerate(weight.parts):
+            with _inside(f"weight.parts[{number}]"):
+                parts.append(cell_weight(part, source, target, cells, bins=bins))
         return combined(cells, parts, weight.shares)
+    return _interpolates(weight, source, target, cells, bins)
+
+
+@contextmanager
+def _inside(place: str) -> Iterator[None]:
+    """Name the place of a part in the errors that concern its keys."""
+    try:
+        yield
+    except InputError as error:
+        first, dot, rest = (error.key or "").partition(".")
+        if first != "weight":
+            raise
+        raise InputError(error.message, key=place + dot + rest, file=error.file) from error
+
+
+def _interpolates(
+    weight: Interpolates, source: Measure, target: Measure, cells: Cells, bins: CellBins
+) -> CellWeight:
     for name, measure in (("source", source), ("target", target)):
         _check_dimension(measure, cells, name)
-    if weight.coupling in ("source", "target"):
+    if weight.coupling in ENDS:
         measure = {"source": source, "target": target}[weight.coupling]
         return _given_measure(measure, cells, weight.coupling)
     rule = _rule(weight, source, target, cells)
@@ -116,6 +141,11 @@ def cell_weight(
 
 def _rule(weight: Interpolates, source: Measure, target: Measure, cells: Cells) -> str:
     """Return the rule that is asked for, or the first that serves the pair (collective)."""
+    if weight.coupling == "optimal":
+        raise InputError(
+            'found "optimal", which is not available for this pair; allowed: "independent"',
+            key="weight.coupling",
+        )
     gaussian = isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture)
     seconds = foreseen_seconds(source, target, cells)
     serves = {
@@ -130,11 +160,11 @@ def _rule(weight: Interpolates, source: Measure, target: Measure, cells: Cells) 
         serves["rays"] = seconds <= MOST_SECONDS
         return next(rule for rule, serving in serves.items() if serving)
     if not serves[weight.rule]:
-        kinds = f"{type(source).__name__} and {type(target).__name__}"
-        allowed = [f'"{rule}"' for rule, serving in serves.items() if serving]
+        allowed = ["auto", *(rule for rule, serving in serves.items() if serving)]
         raise InputError(
-            f'found "{weight.rule}" for {kinds} in dimension {cells.dimension}; allowed: "auto", '
-            + ", ".join(allowed),
+            f'found "{weight.rule}", which is not available for {type(source).__name__} and '
+            f"{type(target).__name__} in {cells.dimension}D; allowed: "
+            + " or ".join(f'"{rule}"' for rule in allowed),
             key="weight.rule",
         )
     return weight.rule
@@ -148,10 +178,13 @@ def _check_dimension(measure: Measure, cells: Cells, name: str) -> None:
         )
 
 
-def _given_measure(measure: Measure, cells: Cells, name: str) -> CellWeight:
+def _given_measure(measure: Measure, cells: Cells, name: str, mass: float = 1.0) -> CellWeight:
     _check_dimension(measure, cells, name)
-    masses = np.maximum(measure.cell_masses(cells), 0.0)
-    return summed(cells, "measure", masses, whole=1.0)
+    try:
+        masses = mass * np.maximum(measure.cell_masses(cells), 0.0)
+    except InputError as error:  # it names a field of the measure: say of which
+        raise error.within(name) from error
+    return summed(cells, "measure", masses, whole=mass)
 
 
 def _given_density(weight: DensityWeight, cells: Cells) -> CellWeight:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from congested.errors import InputError
-from congested.geometry import FloatArray
-from congested.measures.base import Measure
+
+if TYPE_CHECKING:  # problem files are checked without what these import
+    from congested.geometry import FloatArray
+    from congested.measures.base import Measure
 
 Coupling = Literal["independent", "optimal", "source", "target"]
 Rule = Literal["auto", "closed-form", "rays", "raster", "segments"]
 
 COUPLINGS: tuple[str, ...] = get_args(Coupling)
 RULES: tuple[str, ...] = get_args(Rule)
+# Couplings without segments: the weight is one of the two measures.
+ENDS = ("source", "target")
+# What the sum of shares may differ from one without being scaled.
+_ROUNDING = 1e-14
 # Smallest error that any rule can be asked for.
 SMALLEST_TOLERANCE = 1e-13
 
@@ -89,6 +95,20 @@ class Interpolates:
                 key="weight.tolerance",
             )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The coupling and the values that it makes use of, as far as there are any."""
+        names = ("coupling", *options_of(self.coupling))
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def options_of(coupling: str) -> tuple[str, ...]:
+    """Return the names of the other values of `Interpolates` that a coupling makes use of."""
+    if coupling in ENDS:
+        return ()
+    others = ("rule", "samples", "seed", "tolerance")
+    return ("order", *others) if coupling == "optimal" else others
+
 
 @dataclass(frozen=True)
 class ConstantWeight:
@@ -136,10 +156,23 @@ class MeasureWeight:
     Attributes
     ----------
     measure
-        σ. What it has outside the domain is lost, and recorded.
+        Where the weight is. What it has outside the domain is lost, and recorded.
+    mass
+        Number > 0: σ is `mass` times the measure.
+
+    Raises
+    ------
+    InputError
+        If the mass is not a positive number.
     """
 
     measure: Measure
+    mass: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the mass."""
+        if not 0.0 < self.mass < math.inf:
+            raise InputError(f"found {self.mass:g}; allowed: > 0", key="weight.mass")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +207,15 @@ class MixtureWeight:
                 f"found {shares.tolist()}; allowed: {len(parts)} numbers > 0, one for each part",
                 key="weight.shares",
             )
-        if not abs(shares.sum() - 1.0) <= 1e-6:
+        total = math.fsum(shares)
+        if not abs(total - 1.0) <= 1e-6:
             raise InputError(
-                f"found the sum {shares.sum():.8g}; allowed: 1 to within 1e-6", key="weight.shares"
+                f"found the sum {total:.8g}; allowed: 1 to within 1e-6", key="weight.shares"
             )
+        # Shares that were normalised before stay what they are.
+        scale = total if abs(total - 1.0) > _ROUNDING else 1.0
         object.__setattr__(self, "parts", parts)
-        object.__setattr__(self, "shares", tuple((shares / shares.sum()).tolist()))
+        object.__setattr__(self, "shares", tuple(float(share) / scale for share in shares))
 
 
 Weight: TypeAlias = Interpolates | ConstantWeight | DensityWeight | MeasureWeight | MixtureWeight

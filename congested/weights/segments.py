@@ -23,7 +23,7 @@ from congested.geometry import Cells, FloatArray
 from congested.measures.base import Measure
 from congested.measures.points import Points
 from congested.space_curve import hilbert_order
-from congested.weights.base import REPLICATES, CellWeight, summed
+from congested.weights.base import REPLICATES, CellWeight, standard_errors, summed
 
 # Up to this number of pairs of points every segment is shared out.
 ALL_PAIRS = 1 << 20
@@ -192,13 +192,12 @@ def sampled_weight(
 
 
 def _with_standard_error(cells: Cells, replicates: FloatArray, samples: int) -> CellWeight:
-    standard_error = replicates.std(axis=0, ddof=1) / math.sqrt(len(replicates))
     return summed(
         cells,
         "sampled",
         replicates.mean(axis=0),
         replicates=replicates,
-        error=cells.total(standard_error),
+        error=cells.total(standard_errors(replicates)),
         whole=1.0,
         samples=samples,
     )

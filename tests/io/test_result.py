@@ -148,14 +148,14 @@ def test_result_is_the_last_file(
     make_sample: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[set[str]] = []
-    write_text = result_module._write_text
+    write_text = result_module.write_text
 
     def spy(path: Path, text: str) -> None:
         if path.name == "result.json":
             seen.append({path.name for path in tmp_path.iterdir()})
         write_text(path, text)
 
-    monkeypatch.setattr(result_module, "_write_text", spy)
+    monkeypatch.setattr(result_module, "write_text", spy)
     write(make_sample(2), tmp_path)
     assert len(seen) == 1
     assert seen[0] == {path.name for path in tmp_path.iterdir()} - {"result.json"}
