@@ -5,7 +5,7 @@ r"""The weight by the ray formula, deterministic, for many pairs of measures in 
 The integrals along the rays are elementary for boxes, discs and Gaussians; directions are left, and
 the cell. Atoms and ray-monotone sources face a measure of that kind. The error is not assumed but
 measured: in some cells, drawn with probabilities that follow mass and area, the integral is
-repeated with twice as many directions and a tenth of the tolerance.
+repeated with more directions and a tenth of the tolerance.
 
 In space directions and cells take so many points that segments (`segments`) were seen to be better.
 """
@@ -27,7 +27,7 @@ from congested.weights.ray_density import ATOMS, FUNNELS, PAIRS, RayTables, dens
 from congested.weights.ray_parts import evaluations_of, tables_of
 
 # Errors asked for unless the user says, relative to the mass; ray-monotone sources are dear.
-DEFAULT_TOLERANCE, FUNNEL_TOLERANCE = 1e-4, 2e-3
+DEFAULT_TOLERANCE, FUNNEL_TOLERANCE = 3e-4, 2e-3
 # Gauss points per stretch of directions to begin with, and at most.
 _FIRST_ORDER = {PAIRS: 10, ATOMS: 10, FUNNELS: 5}
 # Difference of the two rules in a cell to begin with, over the error asked for. The better rule is
@@ -35,6 +35,10 @@ _FIRST_ORDER = {PAIRS: 10, ATOMS: 10, FUNNELS: 5}
 # points of clusters are exchanged: cells must not be cut for that.
 _FIRST_SHARE = {PAIRS: 10.0, ATOMS: 10.0, FUNNELS: 4.0}
 _LAST_ORDER = 128
+# The reference is that of this error at least: with coarser ones both rules miss the same.
+_LEAST_REFERENCE = 1e-3
+# Quarters of the order with which the error is measured: between breaks the rules converge fast.
+_FINER_ORDER = 7
 _MOST_ATTEMPTS = 5
 # Where more seconds are foreseen other rules are preferred.
 MOST_SECONDS = 60.0
@@ -65,7 +69,7 @@ def rays_weight(
     cells
         The cells.
     tolerance
-        Error allowed in total over all cells, relative to the mass; None: 1e-4, for ray-monotone
+        Error allowed in total over all cells, relative to the mass; None: 3e-4, for ray-monotone
         sources 2e-3. The error of directions and that of cells are reduced in turn until the
         error that is measured is as small, at most a few times.
     """
@@ -76,17 +80,18 @@ def rays_weight(
     if goal is None:
         goal = FUNNEL_TOLERANCE if first.kind == FUNNELS else DEFAULT_TOLERANCE
     order, share = _FIRST_ORDER[first.kind], _FIRST_SHARE[first.kind] * goal
+    known = _FIRST_SHARE[first.kind] * _LEAST_REFERENCE
     best: tuple[float, FloatArray, FloatArray, int] | None = None
     for _ in range(_MOST_ATTEMPTS):
         tables = tables_of(source, target, size, order)
-        finer = tables_of(source, target, size, 2 * order)
+        finer = tables_of(source, target, size, _FINER_ORDER * order // 4)
         assert tables is not None
         assert finer is not None
         masses = _integrate(tables, cells.simplices, share, area)
         chance = chances(cells, masses, area)
 
         def better(
-            simplices: FloatArray, tables: RayTables = finer, share: float = 0.1 * share
+            simplices: FloatArray, tables: RayTables = finer, share: float = 0.1 * min(share, known)
         ) -> FloatArray:
             return _integrate(tables, simplices, share, area)
 
@@ -99,7 +104,7 @@ def rays_weight(
         from_cells = measured_errors(partial(better, tables=tables), cells, masses, chance)
         if cells.total(from_cells) > 0.5 * cells.total(errors):
             share *= 0.2
-        elif 4 * order <= _LAST_ORDER:
+        elif 2 * order <= _LAST_ORDER:
             order *= 2
         else:
             break

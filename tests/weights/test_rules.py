@@ -27,10 +27,16 @@ RULES = {
     "points-box": ("segments",),
 }
 # Mean of (count − expected)²/variance where the rule's own error is larger than that of 10⁸ draws.
-CHI_SQUARED = {("funnels", "rays"): 4.0, ("images", "raster"): 15.0, ("image-gauss", "raster"): 4.0}
+CHI_SQUARED = {
+    ("funnels", "rays"): 5.0,
+    ("discs", "raster"): 10.0,
+    ("box-gauss", "raster"): 10.0,
+    ("images", "raster"): 15.0,
+    ("image-gauss", "raster"): 10.0,
+}
 # What `auto` takes, and the error that it is to state at most.
 AUTO = {
-    "discs": ("rays", 1e-4),
+    "discs": ("rays", 3e-4),
     "funnels": ("rays", 2e-3),
     "images": ("raster", 2e-3),
     "balls": ("sampled", 2e-2),
@@ -40,10 +46,16 @@ AUTO = {
 @pytest.fixture(scope="module")
 def computed() -> dict[tuple[str, str], CellWeight]:
     """The weight of every pair by every rule that serves it."""
+
+    def asked(name: str, rule: str) -> Interpolates:
+        if rule == "segments":
+            return Interpolates(rule=rule, samples=1 << 20)
+        # Of rays as much is asked that 10⁸ draws see no difference, but of the dear funnels.
+        fine = rule == "rays" and name != "funnels"
+        return Interpolates(rule=rule, tolerance=1e-4 if fine else None)
+
     return {
-        (name, rule): cell_weight(
-            Interpolates(rule=rule, samples=1 << 20 if rule == "segments" else None), *PAIRS[name]
-        )
+        (name, rule): cell_weight(asked(name, rule), *PAIRS[name])
         for name, rules in RULES.items()
         for rule in rules
     }
@@ -113,13 +125,14 @@ def test_rules_for_densities_agree() -> None:
 
 
 def test_rays_agree_with_the_closed_form_of_gaussians() -> None:
-    source = GaussianMixture.from_stds([[0.3, 0.4], [0.45, 0.3]], [0.07, 0.05])
-    _, target, cells = PAIRS["box-gauss"]
+    source = GaussianMixture.from_stds([[0.3, 0.4]], [0.07])
+    target = GaussianMixture.from_stds([[0.6, 0.7]], [0.05])
+    cells = PAIRS["discs"][2]
     exact = cell_weight(Interpolates(), source, target, cells)
     rays = cell_weight(Interpolates(rule="rays"), source, target, cells)
     assert (exact.method, rays.method) == ("closed-form", "rays")
     assert np.abs(rays.masses - exact.masses).sum() < 3.0 * rays.relative_error
-    assert rays.relative_error < 1e-4
+    assert rays.relative_error < 3e-4
 
 
 @pytest.mark.parametrize(("name", "expected"), AUTO.items())
@@ -158,7 +171,7 @@ def test_swapping_the_measures_changes_nothing() -> None:
     ],
 )
 def test_rules_that_do_not_serve_are_refused(name: str, rule: str, allowed: str) -> None:
-    found = rf'weight\.rule: found "{rule}" .*allowed: "auto" or {allowed}'
+    found = rf'weight\.rule: found "{rule}", .*allowed: "auto" or {allowed}'
     with pytest.raises(InputError, match=found):
         cell_weight(Interpolates(rule=rule), *PAIRS[name])
 
