@@ -19,7 +19,7 @@ from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
 from congested.quadrature import integrate_over_simplices
 from congested.weights.base import CellWeight, combined, summed
-from congested.weights.gaussian import interpolates_mixture
+from congested.weights.gaussian import closed_form_weight
 from congested.weights.kinds import (
     ConstantWeight,
     DensityWeight,
@@ -28,9 +28,6 @@ from congested.weights.kinds import (
     Weight,
 )
 from congested.weights.segments import ALL_PAIRS, all_pairs_weight, sampled_weight
-
-# Error of a closed form unless the user asks for another.
-_CLOSED_FORM_TOLERANCE = 1e-9
 
 
 def cell_weight(
@@ -81,11 +78,7 @@ def cell_weight(
         measure = {"source": source, "target": target}[weight.coupling]
         return _given_measure(measure, cells, weight.coupling)
     if isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture):
-        tolerance = weight.tolerance or _CLOSED_FORM_TOLERANCE
-        mixture, error = interpolates_mixture(source, target, 0.5 * tolerance)
-        masses = mixture.cell_masses(cells, 0.5 * tolerance)
-        error += 0.5 * tolerance
-        return summed(cells, "closed-form", masses, error=error, whole=1.0)
+        return closed_form_weight(source, target, cells, weight.tolerance)
     if isinstance(source, Points) and isinstance(target, Points):
         pairs = len(source.points) * len(target.points)
         if pairs <= (weight.samples or ALL_PAIRS):
@@ -104,8 +97,7 @@ def cell_weight(
 def _check_dimension(measure: Measure, cells: Cells, name: str) -> None:
     if measure.dimension != cells.dimension:
         raise InputError(
-            f"found dimension {measure.dimension}; allowed: {cells.dimension}, as that of the "
-            "mesh",
+            f"found dimension {measure.dimension}; allowed: {cells.dimension}, as that of the mesh",
             key=name,
         )
 
