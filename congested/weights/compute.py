@@ -27,6 +27,7 @@ from congested.weights.kinds import (
     MixtureWeight,
     Weight,
 )
+from congested.weights.optimal import optimal_weight
 from congested.weights.segments import ALL_PAIRS, all_pairs_weight, sampled_weight
 
 
@@ -77,6 +78,8 @@ def cell_weight(
     if weight.coupling in ("source", "target"):
         measure = {"source": source, "target": target}[weight.coupling]
         return _given_measure(measure, cells, weight.coupling)
+    if weight.coupling == "optimal":
+        return optimal_weight(weight, source, target, cells, bins)
     if isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture):
         return closed_form_weight(source, target, cells, weight.tolerance)
     if isinstance(source, Points) and isinstance(target, Points):
