@@ -23,7 +23,7 @@ from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
 from congested.quadrature import integrate_over_simplices
 from congested.weights.base import CellWeight, combined, summed
-from congested.weights.gaussian import interpolates_mixture
+from congested.weights.gaussian import closed_form_weight
 from congested.weights.kinds import (
     ENDS,
     ConstantWeight,
@@ -33,13 +33,11 @@ from congested.weights.kinds import (
     MixtureWeight,
     Weight,
 )
+from congested.weights.optimal import optimal_weight
 from congested.weights.raster import raster_weight
 from congested.weights.raster import serves as raster_serves
 from congested.weights.rays import MOST_SECONDS, foreseen_seconds, rays_weight
 from congested.weights.segments import ALL_PAIRS, all_pairs_weight, sampled_weight
-
-# Error of a closed form unless the user asks for another.
-_CLOSED_FORM_TOLERANCE = 1e-9
 
 
 def cell_weight(
@@ -111,15 +109,13 @@ def _interpolates(
     if weight.coupling in ENDS:
         measure = {"source": source, "target": target}[weight.coupling]
         return _given_measure(measure, cells, weight.coupling)
+    if weight.coupling == "optimal":
+        return optimal_weight(weight, source, target, cells, bins)
     rule = _rule(weight, source, target, cells)
     if rule == "closed-form":
         assert isinstance(source, GaussianMixture)
         assert isinstance(target, GaussianMixture)
-        tolerance = weight.tolerance or _CLOSED_FORM_TOLERANCE
-        mixture, error = interpolates_mixture(source, target, 0.5 * tolerance)
-        masses = mixture.cell_masses(cells, 0.5 * tolerance)
-        error += 0.5 * tolerance
-        return summed(cells, "closed-form", masses, error=error, whole=1.0)
+        return closed_form_weight(source, target, cells, weight.tolerance)
     if rule == "rays":
         return rays_weight(source, target, cells, weight.tolerance)
     if rule == "raster":
@@ -141,11 +137,6 @@ def _interpolates(
 
 def _rule(weight: Interpolates, source: Measure, target: Measure, cells: Cells) -> str:
     """Return the rule that is asked for, or the first that serves the pair (collective)."""
-    if weight.coupling == "optimal":
-        raise InputError(
-            'found "optimal", which is not available for this pair; allowed: "independent"',
-            key="weight.coupling",
-        )
     gaussian = isinstance(source, GaussianMixture) and isinstance(target, GaussianMixture)
     seconds = foreseen_seconds(source, target, cells)
     serves = {

@@ -47,16 +47,20 @@ class Interpolates:
         optimal transport plan, so that σ is the time average of the displacement interpolation;
         ``"source"`` and ``"target"`` have no segments, σ is the measure itself.
     order
-        With ``"optimal"``: 1 or 2, the power of the distance that the plan minimises.
+        With ``"optimal"``: 1 or 2, the power of the distance that the plan minimises. For 1 there
+        may be many plans, and the weight is that of one of them.
     rule
         How the cell masses are computed; ``"auto"`` takes the first that can do it of
-        ``"closed-form"`` (Gaussian mixtures), ``"rays"`` (shapes, points, ray-monotone pairs),
-        ``"raster"`` (any other densities) and ``"segments"`` (everything that can be sampled).
+        ``"closed-form"`` (Gaussian mixtures; two Gaussians if coupled optimally with order 2),
+        ``"rays"`` (shapes, points, ray-monotone pairs), ``"raster"`` (any other densities) and
+        ``"segments"`` (everything that can be sampled).
     samples
         Number of segments where the weight is sampled, rounded up to 8 times a power of two. For
         two point sets: the largest number of pairs that are all used. None: as many as
         `tolerance` needs, or, without one, a number that goes with that of the cells (points:
-        all pairs up to 2^20).
+        all pairs up to 2^20). Coupled optimally: points of each measure in all 8 plans together
+        (None: 8,192), for a ray-monotone pair with order 1 segments; two point sets have one exact
+        plan, whatever this says, if they are not too large (2^24 pairs).
     seed
         Seed ≥ 0 of the sampling. The samples are the same on any number of ranks.
     tolerance

@@ -32,13 +32,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from congested.compiled import compiler
 from congested.geometry import EDGES, FloatArray
 from congested.measures.base import Measure
 from congested.measures.gaussian_mixture import GaussianMixture
-from congested.weights.gaussian import density_in_basis, law_samples, panels
+from congested.weights.gaussian import GaussianPath, independent_path, law_samples, panels
 from congested.weights.kinds import (
     ConstantWeight,
     Interpolates,
@@ -218,20 +217,16 @@ def _pair_from_below(
     m: FloatArray, s: FloatArray, n: FloatArray, r: FloatArray, tolerance: float
 ) -> LogConcaveSum:
     """Return a lower bound of ∫₀¹ N((1−t)m + tn, (1−t)²S + t²R) dt."""
-    # In the basis of generalised eigenvectors, V' S V = 1 and V' R V = diag(ratio).
-    ratio, basis = eigh(r, s)
-    distance = basis.T @ (n - m)
-    samples = law_samples(distance, ratio)
+    path, basis = independent_path(m, s, n, r)
+    samples = law_samples(path)
     x, w = np.polynomial.legendre.leggauss(64)
-    fine = panels(distance, ratio, 5.0)
+    fine = panels(path, 5.0)
     t = (fine[:-1, None] + 0.5 * (x + 1.0) * np.diff(fine)[:, None]).ravel()
-    exact = density_in_basis(
-        samples, t, (0.5 * w * np.diff(fine)[:, None]).ravel(), distance, ratio
-    )
+    exact = path.density(samples, t, (0.5 * w * np.diff(fine)[:, None]).ravel())
     longest = math.sqrt(24.0 * tolerance)
     while True:
-        edges = panels(distance, ratio, longest)
-        centres, precisions, log_factors = _panel_means(edges, distance, ratio)
+        edges = panels(path, longest)
+        centres, precisions, log_factors = _panel_means(edges, path)
         exponents = log_factors - 0.5 * (precisions * (samples[:, None] - centres) ** 2).sum(axis=2)
         loss = float(np.mean(1.0 - np.exp(exponents).sum(axis=1) / exact))
         if loss <= tolerance or len(edges) > _MOST_PANELS:
@@ -247,7 +242,7 @@ def _pair_from_below(
 
 
 def _panel_means(
-    edges: FloatArray, distance: FloatArray, ratio: FloatArray
+    edges: FloatArray, path: GaussianPath
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the exponentials of the means of log N_t over panels, times the panels' lengths.
 
@@ -260,8 +255,9 @@ def _panel_means(
     lengths = np.diff(edges)
     t = edges[:-1, None] + 0.5 * (x + 1.0) * lengths[:, None]
     weights = 0.5 * w[:, None]
-    variance = (1.0 - t)[..., None] ** 2 + t[..., None] ** 2 * ratio
-    mean = t[..., None] * distance
+    scales, _ = path.scales_at(t.ravel(), 1.0 - t.ravel())
+    variance = (scales**2).reshape(*t.shape, -1)
+    mean = t[..., None] * path.distance
     precisions = (weights / variance).sum(axis=1)
     centres = (weights * mean / variance).sum(axis=1) / precisions
     spread = (weights * ((mean - centres[:, None]) ** 2 / variance + np.log(variance))).sum(axis=1)

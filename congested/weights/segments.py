@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import __version__ as scipy_version
@@ -34,7 +37,7 @@ _FEWEST_SAMPLES, _MOST_SAMPLES = 1 << 17, 1 << 20
 # Where a tolerance is asked for, sampling goes on up to this number of segments.
 MOST_SAMPLES_FOR_TOLERANCE = 1 << 25
 # Segments shared out at a time.
-_CHUNK = 1 << 17
+CHUNK = 1 << 17
 
 # version difference: SciPy renamed the argument in 1.15 and will drop the old name.
 _SEED = "rng" if tuple(int(part) for part in scipy_version.split(".")[:2]) >= (1, 15) else "seed"
@@ -63,8 +66,8 @@ def deposit_all_pairs(source: Points, target: Points, bins: CellBins) -> FloatAr
     pairs = len(source.points) * columns
     assert source.weights is not None
     assert target.weights is not None
-    for start in range(0, pairs, _CHUNK):
-        row, column = np.divmod(np.arange(start, min(start + _CHUNK, pairs)), columns)
+    for start in range(0, pairs, CHUNK):
+        row, column = np.divmod(np.arange(start, min(start + CHUNK, pairs)), columns)
         weights = source.weights[row] * target.weights[column]
         bins.deposit_segments(source.points[row], target.points[column], weights, masses)
     return masses
@@ -87,6 +90,46 @@ def default_samples(number: int, dimension: int) -> int:
     return min(_MOST_SAMPLES, max(_FEWEST_SAMPLES, 1 << math.ceil(math.log2(wanted))))
 
 
+class SegmentEnds(Protocol):
+    """The law of the two ends of a segment."""
+
+    @property
+    def sample_dimension(self) -> int:
+        """Number of uniform numbers that one segment needs."""
+
+    def sample(self, uniforms: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Map numbers (m, sample_dimension) in [0, 1) to starts and ends (m, d), row by row."""
+
+
+@dataclass(frozen=True)
+class IndependentEnds:
+    """Ends that know nothing of each other.
+
+    Attributes
+    ----------
+    source, target
+        The laws of start and end.
+    """
+
+    source: Measure
+    target: Measure
+
+    @property
+    def sample_dimension(self) -> int:
+        """The numbers of the start and those of the end."""
+        return self.source.sample_dimension + self.target.sample_dimension
+
+    def sample(self, uniforms: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Map numbers (m, sample_dimension) in [0, 1) to starts and ends (m, d), row by row."""
+        split = self.source.sample_dimension
+        return self.source.sample(uniforms[:, :split]), self.target.sample(uniforms[:, split:])
+
+
+def scrambled_sobol(dimension: int, key: tuple[int, ...]) -> qmc.Sobol:
+    """Return a Sobol sequence with the scrambling that belongs to a key."""
+    return qmc.Sobol(dimension, scramble=True, **{_SEED: np.random.default_rng(key)})
+
+
 @dataclass
 class SegmentSampler:
     """Quasi-random segments of one scrambling, and what they have given so far.
@@ -94,16 +137,13 @@ class SegmentSampler:
     Every rank draws the same segments and keeps the parts in its own cells.
     """
 
-    source: Measure
-    target: Measure
+    ends: SegmentEnds
     bins: CellBins
     seed: tuple[int, ...]
 
     def __post_init__(self) -> None:
         """Start the sequence."""
-        dimension = self.source.sample_dimension + self.target.sample_dimension
-        generator = np.random.default_rng(self.seed)
-        self._sobol = qmc.Sobol(dimension, scramble=True, **{_SEED: generator})
+        self._sobol = scrambled_sobol(self.ends.sample_dimension, self.seed)
         self._sum = np.zeros(self.bins.number)
         self.number = 0
 
@@ -114,12 +154,9 @@ class SegmentSampler:
 
     def extend(self, number: int) -> None:
         """Share out further segments until there are `number`, best a power of two."""
-        split = self.source.sample_dimension
         while self.number < number:
-            count = min(_CHUNK, number - self.number)
-            uniforms = self._sobol.random(count)
-            starts = self.source.sample(uniforms[:, :split])
-            ends = self.target.sample(uniforms[:, split:])
+            count = min(CHUNK, number - self.number)
+            starts, ends = self.ends.sample(self._sobol.random(count))
             self.bins.deposit_segments(starts, ends, np.ones(count), self._sum)
             self.number += count
 
@@ -134,12 +171,51 @@ def sampled_weight(
     seed: int,
     tolerance: float | None,
 ) -> CellWeight:
-    """Sample the weight until its standard error is small enough (collective).
+    """Sample the weight of independent ends until its standard error is small (collective).
+
+    Two point sets whose pairs are fewer than the segments needed are shared out altogether.
 
     Parameters
     ----------
     source, target
         The laws of the two ends.
+    cells, bins, samples, seed, tolerance
+        As for `segments_weight`.
+    """
+    source, target = in_hilbert_order(source), in_hilbert_order(target)
+    pairs, exact = math.inf, None
+    if isinstance(source, Points) and isinstance(target, Points):
+        pairs = len(source.points) * len(target.points)
+        exact = partial(all_pairs_weight, source, target, cells, bins)
+    return segments_weight(
+        IndependentEnds(source, target),
+        cells,
+        bins,
+        samples=samples,
+        seed=seed,
+        tolerance=tolerance,
+        pairs=pairs,
+        exact=exact,
+    )
+
+
+def segments_weight(
+    ends: SegmentEnds,
+    cells: Cells,
+    bins: CellBins,
+    *,
+    samples: int | None,
+    seed: int,
+    tolerance: float | None,
+    pairs: float = math.inf,
+    exact: Callable[[], CellWeight] | None = None,
+) -> CellWeight:
+    """Sample the weight until its standard error is small enough (collective).
+
+    Parameters
+    ----------
+    ends
+        The law of the ends of a segment.
     cells, bins
         The cells and the search structure over them.
     samples
@@ -148,10 +224,11 @@ def sampled_weight(
         Key of the scramblings.
     tolerance
         Sum of the standard errors of all cells over the mass at which to stop, if `samples` is
-        None; the number of segments is doubled until then. Two point sets whose pairs are fewer
-        than the segments needed are shared out altogether. None: `default_samples`.
+        None; the number of segments is doubled until then. None: `default_samples`.
+    pairs, exact
+        If the law has finitely many segments: how many, and what shares out all of them. It is
+        called when the tolerance would need as many.
     """
-    source, target = in_hilbert_order(source), in_hilbert_order(target)
     most = samples
     if most is None:
         number = round(cells.total(np.ones(cells.number)))
@@ -159,12 +236,7 @@ def sampled_weight(
         if tolerance is not None:
             most = MOST_SAMPLES_FOR_TOLERANCE
     each = 1 << max(0, math.ceil(math.log2(most / REPLICATES)))
-    pairs = math.inf
-    if isinstance(source, Points) and isinstance(target, Points):
-        pairs = len(source.points) * len(target.points)
-    samplers = [
-        SegmentSampler(source, target, bins, (seed, replicate)) for replicate in range(REPLICATES)
-    ]
+    samplers = [SegmentSampler(ends, bins, (seed, replicate)) for replicate in range(REPLICATES)]
     stage = each
     if samples is None and tolerance is not None:
         stage = min(each, _FEWEST_SAMPLES // REPLICATES)
@@ -172,14 +244,18 @@ def sampled_weight(
         for sampler in samplers:
             sampler.extend(stage)
         replicates = np.stack([sampler.masses for sampler in samplers])
-        weight = _with_standard_error(cells, replicates, REPLICATES * stage)
+        weight = mean_of_replicates(cells, "sampled", replicates, REPLICATES * stage)
         if stage >= each or tolerance is None or weight.relative_error <= tolerance:
             break
         stage *= 2
-        if REPLICATES * stage >= pairs:
-            assert isinstance(source, Points)
-            assert isinstance(target, Points)
-            return all_pairs_weight(source, target, cells, bins)
+        if exact is not None and REPLICATES * stage >= pairs:
+            return exact()
+    warn_of_error(cells, weight, tolerance)
+    return weight
+
+
+def warn_of_error(cells: Cells, weight: CellWeight, tolerance: float | None) -> None:
+    """Log a warning on rank 0 if a sampled weight misses the tolerance asked for."""
     if tolerance is not None and weight.relative_error > tolerance and cells.comm.rank == 0:
         logger.warning(
             "the weight's standard error is %.2g after %d segments, not %.2g: give more "
@@ -188,18 +264,31 @@ def sampled_weight(
             weight.samples,
             tolerance,
         )
-    return weight
 
 
-def _with_standard_error(cells: Cells, replicates: FloatArray, samples: int) -> CellWeight:
+def mean_of_replicates(
+    cells: Cells,
+    method: str,
+    replicates: FloatArray,
+    samples: int,
+    details: Mapping[str, Any] | None = None,
+) -> CellWeight:
+    """Return the mean of independent estimates (R, n) with its standard error (collective).
+
+    Parameters
+    ----------
+    cells, method, replicates, samples, details
+        As in `CellWeight`.
+    """
     return summed(
         cells,
-        "sampled",
+        method,
         replicates.mean(axis=0),
         replicates=replicates,
         error=cells.total(standard_errors(replicates)),
         whole=1.0,
         samples=samples,
+        details=details,
     )
 
 

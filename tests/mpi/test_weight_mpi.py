@@ -7,9 +7,13 @@ import pytest
 from dolfinx.mesh import GhostMode, create_unit_cube, create_unit_square
 from mpi4py import MPI
 
+from congested.errors import NotConverged
 from congested.geometry import Cells, cells_of_mesh
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
+from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
+from congested.measures.uniform import UniformBox
+from congested.weights import plan
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import DensityWeight, Interpolates
 
@@ -54,3 +58,48 @@ def test_same_weight_on_any_number_of_ranks(dimension: int, kind: str) -> None:
         first, second = getattr(serial, name), getattr(distributed, name)
         assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
     assert len(set(cells.comm.allgather(distributed.mass))) == 1
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("kind", ["plan", "sampled-plan", "closed-form", "sampled"])
+def test_same_optimal_weight_on_any_number_of_ranks(dimension: int, order: int, kind: str) -> None:
+    generator = np.random.default_rng(0)
+    atoms = [Points(generator.random((number, dimension))) for number in (40, 30)]
+    gaussians = [
+        GaussianMixture.from_stds(np.full((1, dimension), mean), np.array([0.1]))
+        for mean in (0.3, 0.6)
+    ]
+    pair = RayMonotonePair(1.0, 3.0, np.full((1, dimension), 0.4), np.zeros(1))
+    box = UniformBox(np.full(dimension, -1.0), np.full(dimension, 1.0))
+    source, target, samples = {
+        "plan": (*atoms, None),
+        "sampled-plan": (gaussians[0], atoms[0], 8 * 32),
+        "closed-form": (*gaussians, None),
+        "sampled": (RayMonotoneSource(pair), box, 1024),
+    }[kind]
+    if (kind, order) in (("closed-form", 1), ("sampled", 2)):
+        kind, samples = "sampled-plan", 8 * 32
+    tolerance = 1e-6 if kind == "closed-form" else None
+    weight = Interpolates("optimal", order=order, samples=samples, tolerance=tolerance)
+    serial_cells, cells = (unit_cells(dimension, comm) for comm in (MPI.COMM_SELF, MPI.COMM_WORLD))
+    serial = cell_weight(weight, source, target, serial_cells)
+    distributed = cell_weight(weight, source, target, cells)
+    assert serial.method == distributed.method == kind
+    found = gathered(cells, distributed.masses)
+    np.testing.assert_allclose(found, gathered(serial_cells, serial.masses), rtol=0, atol=1e-12)
+    assert distributed.samples == serial.samples
+    for name in ("mass", "lost", "relative_error"):
+        first, second = getattr(serial, name), getattr(distributed, name)
+        assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
+
+
+def test_all_ranks_learn_that_a_plan_was_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each replicate's plan is computed on one rank alone: here one of them fails."""
+    comm = MPI.COMM_WORLD
+    if comm.rank == comm.size - 1:
+        monkeypatch.setattr(plan, "_MOST_PIVOTS", 1)
+    measure = UniformBox(np.zeros(2), np.ones(2))
+    weight = Interpolates(coupling="optimal", samples=8 * 16)
+    with pytest.raises(NotConverged, match="optimal plan of 16 and 16 points was not found"):
+        cell_weight(weight, measure, measure, unit_cells(2, comm))

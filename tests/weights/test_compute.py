@@ -15,6 +15,7 @@ from congested.geometry import Cells, cells_from_arrays, split_simplices
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
 from congested.quadrature import integrate_over_simplices
+from congested.weights import compute
 from congested.weights.base import REPLICATES
 from congested.weights.compute import cell_weight
 from congested.weights.gaussian import interpolates_mixture
@@ -154,6 +155,18 @@ def test_line_across_a_gap_of_the_domain_is_lost() -> None:
     weight = cell_weight(Interpolates(), *ends, kept)
     assert weight.lost == pytest.approx(0.5 / 0.8, abs=1e-9)
     assert weight.mass == pytest.approx(0.3 / 0.8, abs=1e-9)
+
+
+def test_tolerance_that_needs_all_pairs_gets_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "ALL_PAIRS", 100)
+    cells = box_cells(2, 4)
+    generator = np.random.default_rng(3)
+    source, target = point_set(generator.random((40, 2))), point_set(generator.random((50, 2)))
+    weight = cell_weight(Interpolates(tolerance=1e-8), source, target, cells)
+    assert (weight.method, weight.samples, weight.relative_error) == ("all-pairs", 2000, 0.0)
+    assert weight.mass == pytest.approx(1.0, abs=1e-13)
+    loose = cell_weight(Interpolates(tolerance=0.5), source, target, cells)
+    assert loose.method == "sampled"
 
 
 # --- Gaussian mixtures -------------------------------------------------------------------------
