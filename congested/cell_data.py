@@ -29,7 +29,7 @@ CLOSED_BELOW = 1e-13
 # Mass is stuck where leaving its cell would need a gradient this many times longer than usual.
 STUCK_EXCESS = 10.0
 # Mass that may be taken away from closed cells if the weight is exact, and if it was sampled (then
-# a cell can be closed by chance).
+# a cell can be closed by chance). With a rule whose error was measured it is that error.
 NEGLIGIBLE_MASS = 1e-6
 NEGLIGIBLE_MASS_SAMPLED = 1e-2
 
@@ -91,6 +91,8 @@ def make_cell_data(
     freed = _free_stuck_mass(mesh, cells, source.masses, target.masses, weight, strength)
     source_masses, target_masses, moved_cost = freed
     limit = NEGLIGIBLE_MASS_SAMPLED if weight.replicates is not None else NEGLIGIBLE_MASS
+    if weight.errors is not None:
+        limit = max(limit, weight.relative_error)
     active: BoolArray = np.ones(cells.number, dtype=bool)
     if not np.isinf(strength):
         mean = weight.mass / cells.total(cells.volume)
@@ -164,6 +166,7 @@ def make_cell_data(
             "lost": weight.lost,
             "relative_error": weight.relative_error,
             "samples": weight.samples,
+            "details": dict(weight.details),
         },
     }
     weights = np.where(active, weight.masses, 0.0)

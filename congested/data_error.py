@@ -9,14 +9,19 @@ where the cost's derivative is that of the dual functional; a third is what was 
   of the data added to the cost; it is stated for what further ones add, which holds where it falls
   by half or more from mesh to mesh. Where there was one mesh only, the cost of spreading each
   cell's masses as its children have them is stated: generous, a second mesh makes it sharp;
-- the weight, where it was sampled: the cost changes by −λ(|∇u| − 1)₊² per unit of weight, so its
-  standard error is the spread of the penalty over independent replicates of the weight;
+- the weight: the cost changes by −λ(|∇u| − 1)₊² per unit of weight, so where it was sampled its
+  standard error is the spread of the penalty over independent replicates of the weight, and where
+  a rule's error was measured in some cells it is the penalty of that error. To second order noise
+  in the weight raises the cost in the mean, as 1/σ is convex: with the flux held fixed by the
+  penalty times the variance of σ_T over σ_T²;
 - the mass that was moved to cells around, or taken out of closed cells and spread over all others:
   it counts with the distance (twice the cell's diameter; the diagonal of the domain) at the mean
   price |∇u| that mass pays.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from mpi4py import MPI
@@ -26,7 +31,7 @@ from congested.certificate import gradient_at_vertices, potential_means
 from congested.geometry import Cells, FloatArray, IntArray
 from congested.integrand import capacity as capacity_of
 from congested.integrand import gradient_penalty
-from congested.weights.base import CellWeight
+from congested.weights.base import CellWeight, standard_errors
 
 # Mass that the rounding and the quadrature of cell masses may take away or add.
 _QUADRATURE = 1e-9
@@ -85,28 +90,66 @@ def spread_error(cells: Cells, potential: FloatArray, children: FloatArray) -> f
     return cells.total(price * moved)
 
 
-def weight_error(data: CellData, weight: CellWeight, potential: FloatArray) -> float:
-    """Return the standard error of the cost that a sampled weight causes (collective).
+@dataclass(frozen=True)
+class WeightErrors:
+    """What the errors of the weight do to the cost; a part is 0 where there is no such error.
+
+    Attributes
+    ----------
+    standard_error
+        Standard error of the cost where the weight was sampled.
+    bias
+        How much noise raises the cost in the mean, an estimate from above.
+    rule
+        Error of the cost where the weight's rule is deterministic, an estimate from above.
+    """
+
+    standard_error: float = 0.0
+    bias: float = 0.0
+    rule: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Error of the cost, two standard errors included."""
+        return 2.0 * self.standard_error + self.bias + self.rule
+
+
+def weight_errors(data: CellData, weight: CellWeight, potential: FloatArray) -> WeightErrors:
+    """Estimate what the errors of the weight do to the cost (collective).
 
     Parameters
     ----------
     data
         Cell data with that weight.
     weight
-        The weight; without replicates the error is 0.
+        The weight.
     potential
         Potential at the vertices (n, d+1).
     """
-    if weight.replicates is None or np.isinf(data.strength):
-        return 0.0
+    if np.isinf(data.strength):
+        return WeightErrors()
+    comm = data.cells.comm
     lengths = np.linalg.norm(gradient_at_vertices(data.cells.simplices, potential)[:, 0], axis=1)
+    # Derivative of the penalty by the mass of the weight.
     per_mass = np.where(
         data.active, gradient_penalty(lengths, capacity_of(np.ones(1), data.strength)), 0.0
     )
-    local = np.ascontiguousarray(weight.replicates @ per_mass)
-    penalties = np.empty_like(local)
-    data.cells.comm.Allreduce(local, penalties, op=MPI.SUM)
-    return float(np.std(penalties, ddof=1) / np.sqrt(len(penalties)))
+    sampling = bias = rule = 0.0
+    if weight.replicates is not None:
+        penalties = np.asarray(comm.allreduce(weight.replicates @ per_mass))
+        sampling = float(standard_errors(penalties))
+        variance = standard_errors(weight.replicates) ** 2
+        known = weight.masses > 0.0
+        bias = data.cells.total(
+            np.divide(per_mass * variance, weight.masses, out=np.zeros_like(variance), where=known)
+        )
+    if weight.errors is not None:
+        rule = data.cells.total(weight.errors * per_mass)
+    if weight.unlocated_error > 0.0:
+        # Wherever it is: at worst where the penalty is largest.
+        most = comm.allreduce(float(per_mass.max(initial=0.0)), op=MPI.MAX)
+        rule += weight.unlocated_error * most
+    return WeightErrors(sampling, bias, rule)
 
 
 def moved_mass_error(data: CellData, potential: FloatArray) -> float:

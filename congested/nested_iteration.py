@@ -21,7 +21,7 @@ from congested.data_error import (
     load_change,
     moved_mass_error,
     spread_error,
-    weight_error,
+    weight_errors,
 )
 from congested.discretization import cell_function, momentum_function, p1_function
 from congested.domain import create_mesh, refine_uniformly
@@ -381,10 +381,16 @@ class _Run:
         change = level.load_change
         if change is None:
             change = self._load_change_of_first_mesh(level)
-        sampling = weight_error(data, level.weight, potential)
+        weight = weight_errors(data, level.weight, potential)
         moved = moved_mass_error(data, potential)
-        parts = {"load": change, "weight_standard_error": sampling, "moved_mass": moved}
-        return change + 2.0 * sampling + moved, parts
+        parts = {
+            "load": change,
+            "weight_standard_error": weight.standard_error,
+            "weight_bias": weight.bias,
+            "weight_rule_error": weight.rule,
+            "moved_mass": moved,
+        }
+        return change + weight.total + moved, parts
 
     def _solution(self, level: _Level, levels: int, status: Status, reason: str) -> Solution:
         result, mesh, cells = level.result, level.mesh, level.cells

@@ -46,6 +46,10 @@ class CellWeight:
         weights that were given on the domain.
     samples
         Number of segments that were shared out; 0 where there were none.
+    unlocated_error
+        Error, as a mass, that a deterministic rule may have made anywhere: what is known of closed
+        forms and quadratures with a tolerance. 0 for exact rules, and where `errors` or
+        `replicates` say more.
     details
         What else a rule has to tell, for the result file.
     """
@@ -58,6 +62,7 @@ class CellWeight:
     lost: float
     samples: int
     errors: FloatArray | None = None
+    unlocated_error: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -85,6 +90,7 @@ def summed(
     replicates: FloatArray | None = None,
     errors: FloatArray | None = None,
     error: float = 0.0,
+    unlocated_error: float | None = None,
     whole: float | None = None,
     samples: int = 0,
     details: Mapping[str, Any] | None = None,
@@ -99,14 +105,27 @@ def summed(
         As in `CellWeight`.
     error
         Absolute error in total over all cells of all ranks.
+    unlocated_error
+        As in `CellWeight`; None: `error`, unless there are `replicates` or `errors`.
     whole
         Mass that the weight has in all of space; None where it was given on the domain.
     """
     mass = cells.total(masses)
     lost = 0.0 if whole is None else max(0.0, whole - mass)
     relative_error = error / mass if mass > 0.0 else math.inf
+    if unlocated_error is None:
+        unlocated_error = error if replicates is None and errors is None else 0.0
     return CellWeight(
-        masses, replicates, relative_error, method, mass, lost, samples, errors, details or {}
+        masses,
+        replicates,
+        relative_error,
+        method,
+        mass,
+        lost,
+        samples,
+        errors,
+        unlocated_error,
+        details or {},
     )
 
 
@@ -144,6 +163,9 @@ def combined(cells: Cells, parts: Sequence[CellWeight], shares: Sequence[float])
             share * part.relative_error * part.mass
             for part, share in zip(parts, shares, strict=True)
             if part.mass > 0.0
+        ),
+        unlocated_error=sum(
+            share * part.unlocated_error for part, share in zip(parts, shares, strict=True)
         ),
         whole=sum(
             share * (part.mass + part.lost) for part, share in zip(parts, shares, strict=True)
