@@ -18,6 +18,9 @@ from congested.geometry import FloatArray
 
 compiled = compiler(__file__)
 
+# Part of an integral that is put down to rounding.
+_ROUNDING = 1e-13
+
 
 @compiled
 def _padded_sums(columns: FloatArray, padding: int) -> FloatArray:
@@ -100,7 +103,11 @@ def read_table(
     high = (1.0 - b) * table[i + 1, k] + b * table[i + 1, k + 1]
     behind = (1.0 - a) * low + a * high
     whole = (1.0 - b) * table[columns, k] + b * table[columns, k + 1]
-    return behind, whole - behind
+    ahead = whole - behind
+    # What is left of differences where there is nothing.
+    if ahead < _ROUNDING * whole:
+        ahead = 0.0
+    return behind, ahead
 
 
 @compiled
