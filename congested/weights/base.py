@@ -43,7 +43,7 @@ class CellWeight:
         σ(Ω), over all ranks.
     lost
         Mass of the weight outside the domain: what it has in all of space less `mass`; 0 for
-        weights that were given on the domain.
+        weights that were given on the domain, and where it is less than a rule's error.
     samples
         Number of segments that were shared out; 0 where there were none.
     unlocated_error
@@ -112,6 +112,8 @@ def summed(
     """
     mass = cells.total(masses)
     lost = 0.0 if whole is None else max(0.0, whole - mass)
+    if replicates is None and lost <= error:  # segments know what lies outside, quadratures do not
+        lost = 0.0
     relative_error = error / mass if mass > 0.0 else math.inf
     if unlocated_error is None:
         unlocated_error = error if replicates is None and errors is None else 0.0
