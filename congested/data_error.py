@@ -148,7 +148,7 @@ def weight_errors(data: CellData, weight: CellWeight, potential: FloatArray) -> 
     if weight.unlocated_error > 0.0:
         # Wherever it is: at worst where the penalty is largest.
         most = comm.allreduce(float(per_mass.max(initial=0.0)), op=MPI.MAX)
-        rule += weight.unlocated_error * most
+        rule += float(weight.unlocated_error * most)
     return WeightErrors(sampling, bias, rule)
 
 
