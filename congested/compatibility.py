@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import dolfinx
 import numpy as np
 from dolfinx import fem
 
@@ -38,3 +39,17 @@ def tabulate_gradients(space: fem.FunctionSpace) -> Callable[[Any], Any]:
         return np.ascontiguousarray(np.transpose(table[1:, :, :, 0], (2, 1, 0)))
 
     return tabulate
+
+
+def refine_edges(mesh: dolfinx.mesh.Mesh, edges: Any) -> tuple[dolfinx.mesh.Mesh, Any]:
+    """Refine a mesh at edges, children on the rank of their parent; return it and the parents.
+
+    The placeholder that leaves cells where they are came with 0.10; before it was None.
+    """
+    stay = getattr(dolfinx.mesh, "IdentityPartitionerPlaceholder", lambda: None)()
+    option = dolfinx.mesh.RefinementOption.parent_cell
+    fine, parent, _ = dolfinx.mesh.refine(mesh, edges, stay, option)
+    # Parents come in the order in which the cells were made.
+    made = np.asarray(fine.topology.original_cell_index)
+    first = mesh.comm.exscan(len(made)) or 0
+    return fine, np.asarray(parent)[made - first]

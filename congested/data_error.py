@@ -28,7 +28,7 @@ from mpi4py import MPI
 
 from congested.cell_data import CellData
 from congested.certificate import gradient_at_vertices, potential_means
-from congested.geometry import Cells, FloatArray, IntArray
+from congested.geometry import Cells, FloatArray, IntArray, split_simplices
 from congested.integrand import capacity as capacity_of
 from congested.integrand import gradient_penalty
 from congested.weights.base import CellWeight, standard_errors
@@ -69,6 +69,32 @@ def load_change(
     total = np.empty_like(local)
     fine.cells.comm.Allreduce(local, total, op=MPI.SUM)
     return float(np.abs(total).sum())
+
+
+def unresolved_load(cells: Cells, potential: FloatArray, children: FloatArray) -> FloatArray:
+    """Return what the next refinement of the load would change, at fixed potential.
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    potential
+        Potential at their vertices (n, d+1).
+    children
+        Masses (2^d n,) of a measure in the 2^d children of each cell (`split_simplices`).
+
+    Returns
+    -------
+    numpy.ndarray
+        ∫ u d(μ − μ_T) of each cell T (n,), with μ resolved by the children: signed, so that what
+        the sides of a cell have too much and too little of is set off against one another.
+    """
+    corners = cells.dimension + 1
+    # Barycentric coordinates of the children's midpoints, where their mean of u is.
+    middles = split_simplices(np.eye(corners)[None, :, 1:]).mean(axis=1)
+    middles = np.concatenate([1.0 - middles.sum(axis=1, keepdims=True), middles], axis=1)
+    parts = children.reshape(cells.number, -1)
+    return np.einsum("nk,nk->n", parts - parts.mean(axis=1, keepdims=True), potential @ middles.T)
 
 
 def spread_error(cells: Cells, potential: FloatArray, children: FloatArray) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
+from congested.adapt import BulkMarker, Marker, refine_marked
 from congested.cell_data import CellData, make_cell_data
 from congested.certificate import Bounds
 from congested.continuum_data import ContinuumData, check_scope, make_continuum_data
@@ -21,12 +22,13 @@ from congested.data_error import (
     load_change,
     moved_mass_error,
     spread_error,
+    unresolved_load,
     weight_errors,
 )
 from congested.discretization import cell_function, momentum_function, p1_function
 from congested.domain import create_mesh, refine_uniformly
 from congested.errors import InfeasibleProblem, InputError, NotConverged
-from congested.geometry import Cells, IntArray, cells_of_mesh, split_simplices
+from congested.geometry import Cells, FloatArray, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
 from congested.mesh_masses import mesh_masses, warn_of_lost_weight
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
@@ -38,6 +40,9 @@ from congested.solvers.newton import Newton, NewtonStep
 from congested.weights.base import CellWeight
 
 Progress = Callable[[ProgressEvent], None]
+
+# Adaptive refinement ends where the next mesh would exceed the limit with this growth.
+_LEAST_GROWTH = 1.5
 
 
 def solve(
@@ -52,6 +57,7 @@ def solve(
     lower_bound: str | None = None,
     scope: str | None = None,
     petsc: Mapping[str, Any] | None = None,
+    marker: Marker | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> Solution:
@@ -71,7 +77,7 @@ def solve(
     comm
         Communicator; all ranks of it must call. Default: the world.
     refine
-        "uniform" or "none".
+        "uniform", "adaptive" or "none".
     max_cells, max_seconds
         Limits; the best bounds so far are returned when one is met.
     lower_bound
@@ -80,6 +86,8 @@ def solve(
         "cell-data" or "continuum": what the bounds hold for.
     petsc
         PETSc options of the linear solves, for example ``{"ksp_rtol": 1e-10}``.
+    marker
+        Chooses the cells of adaptive refinement; default: `BulkMarker()`.
     progress
         Called after each Newton step on every rank with a `ProgressEvent`; must not communicate.
     stop
@@ -115,7 +123,7 @@ def solve(
     problem = dataclasses.replace(problem, solver=dataclasses.replace(problem.solver, **given))
     newton = method if isinstance(method, Newton) else Newton()
     newton = dataclasses.replace(newton, petsc={**(newton.petsc or {}), **problem.solver.petsc})
-    run = _Run(problem, newton, comm or MPI.COMM_WORLD, progress, stop)
+    run = _Run(problem, newton, comm or MPI.COMM_WORLD, marker or BulkMarker(), progress, stop)
     return run.solve()
 
 
@@ -129,6 +137,8 @@ class _Level:
     result: LevelResult
     # What the refinement of the data added since the mesh before; None on the first mesh.
     load_change: float | None
+    # What the next refinement of the load would add in each cell (n,), if meshes are adaptive.
+    unresolved: FloatArray | None
     # Data of the bounds for the original densities, if these were asked for.
     continuum: ContinuumData | None
 
@@ -140,6 +150,7 @@ class _Run:
     problem: Problem
     newton: Newton
     comm: MPI.Comm
+    marker: Marker
     progress: Progress | None
     stop: StopRequest | None
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -161,7 +172,7 @@ class _Run:
         number = 1
         while (reason := self._reason_to_end(level)) is None:
             with self.watch("refine"):
-                mesh, parent = refine_uniformly(level.mesh)
+                mesh, parent = self._refined(level)
             try:
                 finer = self._solve_on(mesh, number, level, parent)
             except (NotConverged, InfeasibleProblem) as error:
@@ -246,7 +257,33 @@ class _Run:
                 number,
                 " and ".join(result.unfinished),
             )
-        return _Level(mesh, cells, weight, result, change, continuum)
+        unresolved = None
+        if self.options.refine == "adaptive" and continuum is None:
+            with self.watch("adapt"):
+                masses_of_children = self._masses_of_children(cells)
+                source, target = (
+                    unresolved_load(cells, result.potential.vertices, children)
+                    for children in masses_of_children
+                )
+                change = abs(cells.total(source)) + abs(cells.total(target))
+                # All refinements that could follow: twice what the next one does.
+                change, unresolved = 2.0 * change, np.abs(source - target)
+        return _Level(mesh, cells, weight, result, change, unresolved, continuum)
+
+    def _refined(self, level: _Level) -> tuple[Mesh, IntArray]:
+        """Return the next mesh and the parents of its cells."""
+        if self.options.refine == "uniform":
+            return refine_uniformly(level.mesh)
+        indicator = level.result.fields.gap_indicator
+        if level.unresolved is not None:
+            indicator = indicator + level.unresolved
+        return refine_marked(level.mesh, self.marker(level.cells, indicator))
+
+    def _masses_of_children(self, cells: Cells) -> list[FloatArray]:
+        """Return the masses of source and target in the children of all cells."""
+        fine = Cells(self.comm, split_simplices(cells.simplices), cells.lower, cells.upper)
+        measures = ((self.problem.source, "source"), (self.problem.target, "target"))
+        return [restricted_masses(measure, fine, name).masses for measure, name in measures]
 
     def _continuum_data(
         self, data: CellData, weight: CellWeight, number: int
@@ -315,7 +352,8 @@ class _Run:
         return self.stopped_by is not None and not gaps[0] < gaps[1]
 
     def _may_refine(self, mesh: Mesh, size: int) -> bool:
-        children = 2**mesh.topology.dim
+        # Adaptive meshes grow as little as that, at least.
+        children = 2**mesh.topology.dim if self.options.refine == "uniform" else _LEAST_GROWTH
         return self.options.refine != "none" and children * size <= self.options.max_cells
 
     def _reason_to_end(self, level: _Level) -> str | None:
@@ -364,16 +402,8 @@ class _Run:
 
     def _load_change_of_first_mesh(self, level: _Level) -> float:
         """Compare with the data of a mesh that is refined once, for which nothing is solved."""
-        cells = level.cells
-        fine = Cells(self.comm, split_simplices(cells.simplices), cells.lower, cells.upper)
-        masses = [
-            restricted_masses(measure, fine, name).masses
-            for measure, name in (
-                (self.problem.source, "source"),
-                (self.problem.target, "target"),
-            )
-        ]
-        return spread_error(cells, level.result.potential.vertices, masses[0] - masses[1])
+        source, target = self._masses_of_children(level.cells)
+        return spread_error(level.cells, level.result.potential.vertices, source - target)
 
     def _data_error(self, level: _Level) -> tuple[float, dict[str, float]]:
         """Return how far cell data may move the cost, and the parts of it."""

@@ -82,8 +82,8 @@ class SolverOptions:
     relative_gap
         Goal: stop when (upper − lower) / max(|upper|, |lower|) is certified to be this small.
     refine
-        ``"uniform"``: refine the whole mesh until the goal is met; ``"none"``: only the starting
-        mesh. ``"adaptive"`` is accepted and replaced by ``"uniform"`` until it exists.
+        ``"uniform"``: refine the whole mesh until the goal is met; ``"adaptive"``: the cells that
+        make the gap and the error of the cell data; ``"none"``: only the starting mesh.
     max_cells
         Never refine beyond this number of cells.
     max_seconds
@@ -148,9 +148,6 @@ class SolverOptions:
                 '= "p2"; allowed: lower_bound = "auto" or "p1"',
                 key="solver.scope",
             )
-        if self.refine == "adaptive":
-            _logger.info("adaptive refinement is not available yet: refining uniformly")
-            object.__setattr__(self, "refine", "uniform")
 
 
 @dataclass(frozen=True)
