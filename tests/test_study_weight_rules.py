@@ -24,8 +24,11 @@ def script() -> ModuleType:
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # where dataclasses look up their annotations
-    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        # Scripts find each other beside them, dataclasses their annotations among the modules.
+        patch.syspath_prepend(SCRIPT.parent)
+        patch.setitem(sys.modules, specification.name, module)
+        specification.loader.exec_module(module)
     return module
 
 
