@@ -129,8 +129,8 @@ def make_cell_data(
         raise InfeasibleProblem(
             f"the part of the domain around {_format(where)} holds {sources[worst]:.6g} of the "
             f"source but {targets[worst]:.6g} of the target, and the weight that could connect it "
-            "with the rest vanishes; allowed: equal masses in each connected part. Use a weight that "
-            'connects them: a mixture with a small share of kind = "uniform" does'
+            "with the rest vanishes; allowed: equal masses in each connected part. Use "
+            'a weight that connects them: a mixture with a small share of kind = "uniform" does'
         )
     if parts == 0:
         raise InfeasibleProblem("the weight vanishes in every cell; allowed: a positive mass")
