@@ -17,7 +17,7 @@ from congested.weights.base import CellWeight, unused_weight
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import ENDS, Interpolates, MeasureWeight, MixtureWeight, Weight
 
-# Part of the weight that may be lost without a word.
+# Part of the weight, or of a measure, that may be lost without a word.
 NOTICED_LOSS = 1e-3
 # A cause is named that makes up at least this part of the loss.
 _NAMED_CAUSE = 0.1
@@ -88,6 +88,25 @@ def _restricted(measure: Measure, cells: Cells, name: str) -> RestrictedMasses:
             raise
         # A measure names its own field, and not the table that it stands in.
         raise error.within(name) from error
+
+
+def warn_of_cut_measures(masses: MeshMasses, rank: int) -> None:
+    """Log how much of source and target lies outside the domain, unless it is little.
+
+    Parameters
+    ----------
+    masses
+        The masses in the cells of a mesh.
+    rank
+        Rank of the process; only 0 speaks.
+    """
+    for name, measure in (("source", masses.source), ("target", masses.target)):
+        if rank == 0 and measure.outside > NOTICED_LOSS:
+            logger.warning(
+                "%.3g %% of the %s lies outside the domain: it is left out, and the rest scaled up",
+                100.0 * measure.outside,
+                name,
+            )
 
 
 def warn_of_lost_weight(problem: Problem, masses: MeshMasses, rank: int) -> None:

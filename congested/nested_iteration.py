@@ -32,7 +32,7 @@ from congested.domain import create_mesh, refine_uniformly
 from congested.errors import InfeasibleProblem, InputError, NotConverged
 from congested.geometry import Cells, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
-from congested.mesh_masses import mesh_masses, warn_of_lost_weight
+from congested.mesh_masses import mesh_masses, warn_of_cut_measures, warn_of_lost_weight
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status, Values
@@ -43,10 +43,9 @@ from congested.weights.base import CellWeight
 
 Progress = Callable[[ProgressEvent], None]
 
-# A refinement that leaves more of the gap than this has not helped, ...
-_HARDLY_FALLEN = 0.9
-# ... and where the weight is as uneven among the children of a cell, further ones will not either.
-_UNEVEN = 0.3
+# A refinement has not helped where the weight is more uneven among the children of a cell than the
+# first number and more of the gap is left than the second. (Lines: 0.43 to 0.66, atoms below 0.5.)
+_NOT_HELPED = ((0.3, 0.9), (0.45, 0.75))
 # After so many that have not helped none is tried.
 _FRUITLESS = 2
 
@@ -210,6 +209,8 @@ class _Run:
             size = int(cells.total(np.ones(cells.number)))
         finite = not np.isinf(problem.strength)
         masses = mesh_masses(problem, cells, self.watch, with_weight=finite)
+        if number == 0:
+            warn_of_cut_measures(masses, self.comm.rank)
         if number == 0 and finite:
             warn_of_lost_weight(problem, masses, self.comm.rank)
         weight = masses.weight
@@ -271,7 +272,7 @@ class _Run:
         if finite and coarse is not None and parent is not None:
             uneven = unevenness(cells, parent, weight.masses, result.fields.gap_indicator)
             fallen = bounds.relative_gap / max(coarse.result.bounds.relative_gap, 1e-300)
-            if uneven > _UNEVEN and fallen > _HARDLY_FALLEN:
+            if any(uneven > most and fallen > left for most, left in _NOT_HELPED):
                 fruitless = coarse.fruitless + 1
         return _Level(mesh, cells, weight, result, change, continuum, hidden, fruitless)
 
