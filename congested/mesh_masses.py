@@ -11,7 +11,7 @@ from typing import Any
 from congested.errors import InputError
 from congested.geometry import Cells
 from congested.measures.base import Measure, RestrictedMasses, restricted_masses
-from congested.measures.points import away_from_facets
+from congested.measures.points import Points, away_from_facets
 from congested.problem import Problem
 from congested.weights.base import CellWeight, unused_weight
 from congested.weights.compute import cell_weight
@@ -147,6 +147,24 @@ def _reasons(problem: Problem, masses: MeshMasses) -> Iterator[str]:
         for name in outside:
             if name in ends and share * outside[name] > least:
                 yield f"{100.0 * outside[name]:.3g} % of the {name} lies there"
+
+
+def lies_on_lines(problem: Problem) -> bool:
+    """Whether the weight, or a part of it, lies on lines or points, which no mesh resolves."""
+
+    def thin(weight: Weight) -> bool:
+        if isinstance(weight, MixtureWeight):
+            return any(thin(part) for part in weight.parts)
+        if isinstance(weight, MeasureWeight):
+            return isinstance(weight.measure, Points)
+        ends = {"source": problem.source, "target": problem.target}
+        if not isinstance(weight, Interpolates):
+            return False
+        if weight.coupling in ENDS:
+            return isinstance(ends[weight.coupling], Points)
+        return all(isinstance(end, Points) for end in ends.values())
+
+    return thin(problem.weight)
 
 
 def _losses(

@@ -32,7 +32,12 @@ from congested.domain import create_mesh, refine_uniformly
 from congested.errors import InfeasibleProblem, InputError, NotConverged
 from congested.geometry import Cells, IntArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
-from congested.mesh_masses import mesh_masses, warn_of_cut_measures, warn_of_lost_weight
+from congested.mesh_masses import (
+    lies_on_lines,
+    mesh_masses,
+    warn_of_cut_measures,
+    warn_of_lost_weight,
+)
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status, Values
@@ -43,8 +48,8 @@ from congested.weights.base import CellWeight
 
 Progress = Callable[[ProgressEvent], None]
 
-# A refinement has not helped where the weight is more uneven among the children of a cell than the
-# first number and more of the gap is left than the second. (Lines: 0.43 to 0.66, atoms below 0.5.)
+# With a weight on lines a refinement has not helped where the children of a cell share it more
+# unevenly than the first number and more of the gap is left than the second. (One line: 0.43 to 0.66.)
 _NOT_HELPED = ((0.3, 0.9), (0.45, 0.75))
 # After so many that have not helped none is tried.
 _FRUITLESS = 2
@@ -269,7 +274,7 @@ class _Run:
             noise = 10.0 * MOMENT_TOLERANCE * float(np.linalg.norm(cells.upper - cells.lower))
             hidden = found if found > noise else 0.0
         fruitless = 0
-        if finite and coarse is not None and parent is not None:
+        if coarse is not None and parent is not None and finite and lies_on_lines(problem):
             uneven = unevenness(cells, parent, weight.masses, result.fields.gap_indicator)
             fallen = bounds.relative_gap / max(coarse.result.bounds.relative_gap, 1e-300)
             if any(uneven > most and fallen > left for most, left in _NOT_HELPED):
@@ -360,7 +365,11 @@ class _Run:
         if level.result.unfinished:
             return self._unfinished_text(level)
         if level.fruitless:
-            return begin + _fruitless_text(level.weight)
+            return begin + (
+                "the last refinement has not helped, as the weight lies on lines or points, which "
+                "are one cell wide on every mesh; give points a width (gaussian-mixture with stds "
+                "of some cells) or choose a weight that has one"
+            )
         if self.options.refine == "none":
             return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
         if np.isinf(level.result.bounds.upper):
@@ -485,12 +494,3 @@ class _Run:
             peak_memory_bytes=peak_memory_bytes(self.comm),
             data=data,
         )
-
-
-def _fruitless_text(weight: CellWeight) -> str:
-    text = (
-        "the last refinement has not helped, as the weight lies on lines or points, which are one "
-        "cell wide on every mesh; give points a width (gaussian-mixture with stds of some cells) "
-        "or choose a weight that has one"
-    )
-    return text + (", or more weight.samples" if weight.replicates is not None else "")
