@@ -49,7 +49,7 @@ from congested.weights.base import CellWeight
 Progress = Callable[[ProgressEvent], None]
 
 # With a weight on lines a refinement has not helped where the children of a cell share it more
-# unevenly than the first number and more of the gap is left than the second. (One line: 0.43 to 0.66.)
+# unevenly than the first number (lines: 0.43 to 0.66) and more of the gap is left than the second.
 _NOT_HELPED = ((0.3, 0.9), (0.45, 0.75))
 # After so many that have not helped none is tried.
 _FRUITLESS = 2
