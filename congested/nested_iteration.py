@@ -151,6 +151,8 @@ class _Level:
     hidden_cost: float
     # Last refinements that have not helped, because the weight lies on lines or points.
     fruitless: int
+    # How unevenly children of a cell share such a weight; 0 for others and on the first mesh.
+    unevenness: float
 
 
 @dataclass
@@ -273,13 +275,13 @@ class _Run:
             found = self._inner_change(result)
             noise = 10.0 * MOMENT_TOLERANCE * float(np.linalg.norm(cells.upper - cells.lower))
             hidden = found if found > noise else 0.0
-        fruitless = 0
+        fruitless, uneven = 0, 0.0
         if coarse is not None and parent is not None and finite and lies_on_lines(problem):
             uneven = unevenness(cells, parent, weight.masses, result.fields.gap_indicator)
             fallen = bounds.relative_gap / max(coarse.result.bounds.relative_gap, 1e-300)
             if any(uneven > most and fallen > left for most, left in _NOT_HELPED):
                 fruitless = coarse.fruitless + 1
-        return _Level(mesh, cells, weight, result, change, continuum, hidden, fruitless)
+        return _Level(mesh, cells, weight, result, change, continuum, hidden, fruitless, uneven)
 
     def _continuum_data(
         self, data: CellData, weight: CellWeight, number: int
@@ -364,11 +366,11 @@ class _Run:
         begin = self._gap_text(level)
         if level.result.unfinished:
             return self._unfinished_text(level)
-        if level.fruitless:
+        if level.fruitless or level.unevenness > _NOT_HELPED[-1][0]:
             return begin + (
-                "the last refinement has not helped, as the weight lies on lines or points, which "
-                "are one cell wide on every mesh; give points a width (gaussian-mixture with stds "
-                "of some cells) or choose a weight that has one"
+                "refinement hardly helps, as the weight lies on lines or points, which are one "
+                "cell wide on every mesh; give points a width (gaussian-mixture with stds of some "
+                "cells) or choose a weight that has one"
             )
         if self.options.refine == "none":
             return begin + 'refinement is off; use refine = "uniform" or a finer mesh'

@@ -258,6 +258,17 @@ def test_weights_on_a_line_end_the_run_with_the_reason(
     assert lower <= exact <= upper
 
 
+def test_the_reason_is_said_where_the_limit_of_cells_is_met_first() -> None:
+    line = Points([[0.21, 0.43, 0.3]]), Points([[0.81, 0.57, 0.6]])
+    problem = Problem(Box((0.0,) * 3, (1.0,) * 3, 4), *line)
+    solution = solve_here(problem, max_cells=4000)
+    assert (solution.status, solution.levels) == (Status.STOPPED, 2)
+    assert "weight lies on lines or points" in solution.reason
+    length = math.sqrt(0.6**2 + 0.14**2 + 0.3**2)
+    lower, upper = widened(solution)
+    assert lower <= length + length**2 / 40.0 <= upper
+
+
 def test_a_floor_under_a_line_does_not_help_but_a_width_does() -> None:
     floor = MixtureWeight((Interpolates(), ConstantWeight()), (0.9, 0.1))
     solution = solve_here(Problem(square(), *LINE, floor))
