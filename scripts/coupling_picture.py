@@ -28,10 +28,10 @@ from congested.plot_panels import (
 from congested.plot_raster import Raster, make_raster, vertex_means
 
 # Inches: size of a panel along its longer side, and what lies around it.
-_SIDE, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 1.6, 0.06, 0.34, 0.62, 1.12, 0.12
+_SIDE, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 1.5, 0.06, 0.34, 0.62, 1.12, 0.12
 _DPI = 100
 # Pixels of the raster per panel, and grid for streamlines and contours.
-_PIXELS, _LINE_GRID = 160, 90
+_PIXELS, _LINE_GRID = 150, 90
 # Decades of the scale of σ, at most.
 _DECADES = 4.0
 # Levels of each colour in the file: nobody sees the steps, and the file becomes half as large.

@@ -303,6 +303,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     )  # fmt: skip
     parser.add_argument("--no-picture", action="store_true", help="only the tables")
     arguments = parser.parse_args(argv)
+    if MPI.COMM_WORLD.size > 1:
+        parser.error(f"found {MPI.COMM_WORLD.size} ranks; allowed: one, it is a serial script")
 
     problem = ct.Problem.from_file(arguments.problem)
     if isinstance(problem.domain, ct.Box):
