@@ -18,20 +18,13 @@ from congested.certificate import Bounds
 from congested.continuum_data import ContinuumData, check_scope, make_continuum_data
 from congested.data_error import (
     MOMENT_TOLERANCE,
-    discarded_mass_error,
-    inner_change,
-    inner_moments,
     load_change,
-    moved_mass_error,
-    spread_error,
     unevenness,
-    weight_errors,
 )
-from congested.discretization import cell_function, momentum_function, p1_function
 from congested.domain import create_mesh, refine_uniformly
 from congested.errors import InfeasibleProblem, InputError, NotConverged
-from congested.geometry import Cells, IntArray, cells_of_mesh, split_simplices
-from congested.measures.base import restricted_masses
+from congested.geometry import IntArray, cells_of_mesh
+from congested.level_solution import Level, data_error, hidden_change, level_fields
 from congested.mesh_masses import (
     lies_on_lines,
     mesh_masses,
@@ -40,8 +33,8 @@ from congested.mesh_masses import (
 )
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
-from congested.solution import ProgressEvent, Solution, Status, Values
-from congested.solvers.level import LevelGoal, LevelResult, solve_level
+from congested.solution import ProgressEvent, Solution, Status
+from congested.solvers.level import LevelGoal, solve_level
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, NewtonStep
 from congested.weights.base import CellWeight
@@ -134,27 +127,6 @@ def solve(
     return run.solve()
 
 
-@dataclass(frozen=True)
-class _Level:
-    """A mesh that has been solved on."""
-
-    mesh: Mesh
-    cells: Cells
-    weight: CellWeight
-    result: LevelResult
-    # What the refinement of the data added since the mesh before; None on the first mesh.
-    load_change: float | None
-    # Data of the bounds for the original densities, if these were asked for.
-    continuum: ContinuumData | None
-    # Estimated cost of moving the source to the target inside cells, where every cell has as much
-    # of both: bounds of cell data do not see it.
-    hidden_cost: float
-    # Last refinements that have not helped, because the weight lies on lines or points.
-    fruitless: int
-    # How unevenly children of a cell share such a weight; 0 for others and on the first mesh.
-    unevenness: float
-
-
 @dataclass
 class _Run:
     """State of one call of `solve`."""
@@ -208,7 +180,7 @@ class _Run:
     # --- one mesh ---------------------------------------------------------------------------
 
     def _solve_on(
-        self, mesh: Mesh, number: int, coarse: _Level | None, parent: IntArray | None
+        self, mesh: Mesh, number: int, coarse: Level | None, parent: IntArray | None
     ) -> Any:
         problem = self.problem
         with self.watch("setup"):
@@ -272,7 +244,7 @@ class _Run:
             )
         hidden = 0.0
         if continuum is None and bounds.upper == 0.0:
-            found = self._inner_change(result)
+            found = hidden_change(problem, result)
             noise = 10.0 * MOMENT_TOLERANCE * float(np.linalg.norm(cells.upper - cells.lower))
             hidden = found if found > noise else 0.0
         fruitless, uneven = 0, 0.0
@@ -281,7 +253,7 @@ class _Run:
             fallen = bounds.relative_gap / max(coarse.result.bounds.relative_gap, 1e-300)
             if any(uneven > most and fallen > left for most, left in _NOT_HELPED):
                 fruitless = coarse.fruitless + 1
-        return _Level(mesh, cells, weight, result, change, continuum, hidden, fruitless, uneven)
+        return Level(mesh, cells, weight, result, change, continuum, hidden, fruitless, uneven)
 
     def _continuum_data(
         self, data: CellData, weight: CellWeight, number: int
@@ -297,7 +269,7 @@ class _Run:
             raise NotConverged(str(error)) from error
 
     def _monitor(
-        self, number: int, size: int, stage: str, step: NewtonStep, coarse: _Level | None
+        self, number: int, size: int, stage: str, step: NewtonStep, coarse: Level | None
     ) -> bool:
         seconds = time.perf_counter() - self.started
         best = coarse.result.bounds if coarse is not None else Bounds(np.nan, np.nan)
@@ -341,11 +313,11 @@ class _Run:
 
     # --- when to end ------------------------------------------------------------------------
 
-    def _reached(self, level: _Level) -> bool:
+    def _reached(self, level: Level) -> bool:
         gap = level.result.bounds.relative_gap
         return gap <= self.options.relative_gap and level.hidden_cost == 0.0
 
-    def _is_spoiled(self, finer: _Level, level: _Level) -> bool:
+    def _is_spoiled(self, finer: Level, level: Level) -> bool:
         """Whether a finer level was cut short before its bounds became better than the last."""
         gaps = finer.result.bounds.relative_gap, level.result.bounds.relative_gap
         return self.stopped_by is not None and not gaps[0] < gaps[1]
@@ -354,7 +326,7 @@ class _Run:
         children = 2**mesh.topology.dim
         return self.options.refine != "none" and children * size <= self.options.max_cells
 
-    def _reason_to_end(self, level: _Level) -> str | None:
+    def _reason_to_end(self, level: Level) -> str | None:
         if self._reached(level):
             gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
             return f"the relative gap {gap:.2e} is certified, as asked ({goal:.2e})"
@@ -382,14 +354,14 @@ class _Run:
             + ("" if level.hidden_cost else " or the relative gap asked for")
         )
 
-    def _unfinished_text(self, level: _Level) -> str:
+    def _unfinished_text(self, level: Level) -> str:
         return self._gap_text(level) + (
             f"Newton's method met its limit of {self.newton.max_iterations} steps in "
             f"{' and '.join(level.result.unfinished)}; try a smaller penalty strength, or inf, or "
             "another first mesh"
         )
 
-    def _gap_text(self, level: _Level) -> str:
+    def _gap_text(self, level: Level) -> str:
         if level.hidden_cost > 0.0:
             return (
                 "source and target differ only inside cells, where the bounds do not see it (a "
@@ -398,7 +370,7 @@ class _Run:
         gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
         return f"the relative gap is {gap:.2e}, not {goal:.2e}: "
 
-    def _stop_text(self, level: _Level) -> str:
+    def _stop_text(self, level: Level) -> str:
         begin = self._gap_text(level)
         if self.stopped_by == "max_seconds":
             return begin + (
@@ -409,96 +381,30 @@ class _Run:
 
     # --- the result -------------------------------------------------------------------------
 
-    def _load_change_of_first_mesh(self, level: _Level) -> float:
-        """Compare with the data of a mesh that is refined once, for which nothing is solved."""
-        cells = level.cells
-        fine = Cells(self.comm, split_simplices(cells.simplices), cells.lower, cells.upper)
-        masses = [
-            restricted_masses(measure, fine, name).masses
-            for measure, name in (
-                (self.problem.source, "source"),
-                (self.problem.target, "target"),
-            )
-        ]
-        return spread_error(cells, level.result.potential.vertices, masses[0] - masses[1])
-
-    def _inner_change(self, result: LevelResult) -> float:
-        data, fields = result.data, result.fields
-        outside = data.record["mass_outside"]
-        source = inner_moments(self.problem.source, data.cells, outside["source"])
-        target = inner_moments(self.problem.target, data.cells, outside["target"])
-        return inner_change(data, (source, target), fields.gradient, fields.momentum)
-
-    def _data_error(self, level: _Level) -> tuple[float, dict[str, float]]:
-        """Return how far cell data may move the cost, and the parts of it."""
-        data, potential = level.result.data, level.result.potential.vertices
-        change = level.load_change
-        if change is None:
-            change = self._load_change_of_first_mesh(level)
-        change = max(change, self._inner_change(level.result))
-        weight = weight_errors(data, level.weight, potential)
-        moved = moved_mass_error(data, potential)
-        parts = {
-            "load": change,
-            "weight_standard_error": weight.standard_error,
-            "weight_bias": weight.bias,
-            "weight_rule_error": weight.rule,
-            "moved_mass": moved,
-        }
-        return change + weight.total + moved, parts
-
-    def _solution(self, level: _Level, levels: int, status: Status, reason: str) -> Solution:
-        result, mesh, cells = level.result, level.mesh, level.cells
-        totals = result.totals
+    def _solution(self, level: Level, levels: int, status: Status, reason: str) -> Solution:
         with self.watch("certify"):
-            if level.continuum is None:
-                error, parts = self._data_error(level)
-            else:
-                error = discarded_mass_error(result.data, result.potential.vertices)
-                parts = {
-                    "discarded_mass": error,
-                    "subtracted_for_tolerances": totals["critic_loss"]
-                    - totals["penalty"]
-                    - result.bounds.lower,
-                    "weight_bound_loss": level.continuum.weight_loss,
-                }
-        bounds = dataclasses.replace(result.bounds, data_error=error)
-        data = {
-            **result.data.record,
-            "cost_error": parts,
-            "lower_bound_from": result.lower_bound_from,
-        }
+            error, parts = data_error(self.problem, level)
         seconds = {
             name: self.watch.seconds.get(name, 0.0)
             for name in ("setup", "weight", "solve", "certify", "refine", "adapt", "write")
         }
         seconds["total"] = self.watch.total
+        solver = {
+            "method": self.options.method,
+            "outer_iterations": levels,
+            "newton_iterations": len(self.history),
+            "linear_iterations": self.statistics.iterations,
+            "direct_solves": self.statistics.direct_solves,
+            "unfinished": list(level.result.unfinished),
+        }
         return Solution(
             problem=self.problem,
-            mesh=mesh,
             status=status,
             reason=reason,
-            bounds=bounds,
-            values=Values(
-                bounds.cost, totals["critic_loss"], totals["penalty"], totals["momentum_l1"]
-            ),
-            potential=p1_function(mesh, result.potential.vertices),
-            momentum=momentum_function(mesh, cells, result.flux),
-            weight=cell_function(mesh, "weight", result.fields.weight),
-            fields=result.fields,
             history=tuple(self.history),
             levels=levels,
-            dofs=result.dofs,
-            conservation={"max_divergence_residual": totals["max_divergence_residual"]},
-            solver={
-                "method": self.options.method,
-                "outer_iterations": levels,
-                "newton_iterations": len(self.history),
-                "linear_iterations": self.statistics.iterations,
-                "direct_solves": self.statistics.direct_solves,
-                "unfinished": list(result.unfinished),
-            },
+            solver=solver,
             seconds=seconds,
             peak_memory_bytes=peak_memory_bytes(self.comm),
-            data=data,
+            **level_fields(level, error, parts),
         )
