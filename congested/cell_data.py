@@ -28,6 +28,11 @@ from congested.weights.base import CellWeight
 CLOSED_BELOW = 1e-13
 # Mass is stuck where leaving its cell would need a gradient this many times longer than usual.
 STUCK_EXCESS = 10.0
+# Such mass is let go where the weight around is denser than in its own cell by this factor.
+BETTER_AROUND = 10.0
+# Measures that differ by less than this part of their mass, in total over all cells, are equal: of
+# a smaller difference, rounding makes a good part.
+EQUAL_WITHIN = 1e-12
 # Mass that may be taken away from closed cells if the weight is exact, and if it was sampled (then
 # a cell can be closed by chance). With a rule whose error was measured it is that error.
 NEGLIGIBLE_MASS = 1e-6
@@ -126,7 +131,8 @@ def make_cell_data(
         raise InfeasibleProblem(
             f"the part of the domain around {_format(where)} holds {sources[worst]:.6g} of the "
             f"source but {targets[worst]:.6g} of the target, and the weight that could connect it "
-            "with the rest vanishes; allowed: equal masses in each connected part"
+            "with the rest vanishes; allowed: equal masses in each connected part. Use "
+            'a weight that connects them: a mixture with a small share of kind = "uniform" does'
         )
     if parts == 0:
         raise InfeasibleProblem("the weight vanishes in every cell; allowed: a positive mass")
@@ -144,6 +150,9 @@ def make_cell_data(
         np.where(active, values * scale[np.maximum(part, 0)], 0.0)
         for values, scale in ((source_masses, scale_source), (target_masses, scale_target))
     ]
+    if cells.total(np.abs(masses[0] - masses[1])) <= EQUAL_WITHIN:
+        # Nothing has to move; what rounding left apart would be a problem of its own.
+        masses = [0.5 * (masses[0] + masses[1])] * 2
     moved = [
         cells.total(np.abs(new - old))
         for new, old in zip(masses, (source_masses, target_masses), strict=True)
@@ -209,9 +218,15 @@ def _free_stuck_mass(
     if not cells.comm.allreduce(bool(stuck.any()), op=MPI.LOR):
         return source, target, 0.0
     vertices = PotentialSpace(mesh, cells, LAGRANGE_1, np.ones(cells.number, dtype=bool))
-    around = vertices.sum_over_cells(np.repeat(weight.masses[:, None], cells.dimension + 1, axis=1))
+    corners = cells.dimension + 1
+
+    def around_vertices(values: FloatArray) -> FloatArray:
+        return vertices.sum_over_cells(np.repeat(values[:, None], corners, axis=1))
+
+    around = around_vertices(weight.masses)
     local = around[vertices.dofmap]
-    reachable = stuck & (local.sum(axis=1) > weight.masses * (cells.dimension + 1) * (1.0 + 1e-9))
+    densest = (local / around_vertices(cells.volume)[vertices.dofmap]).max(axis=1, initial=0.0)
+    reachable = stuck & (densest > BETTER_AROUND * weight.masses / cells.volume)
     # A stuck cell prefers its vertices with much weight around, and so the best road near it. The
     # largest one counts as one: the square of a Gaussian's tail may be no number.
     best = np.where(reachable, local.max(axis=1, initial=0.0), 1.0)

@@ -8,7 +8,9 @@ where the cost's derivative is that of the dual functional; a third is what was 
   change of ∫ u dμ and of ∫ u dν from the data of the mesh before bounds what the last refinement
   of the data added to the cost; it is stated for what further ones add, which holds where it falls
   by half or more from mesh to mesh. Where there was one mesh only, the cost of spreading each
-  cell's masses as its children have them is stated: generous, a second mesh makes it sharp;
+  cell's masses as its children have them is stated: generous, a second mesh makes it sharp. The
+  moments of the measures about the midpoints of the cells, where they are known, see what no
+  refinement has shown yet, such as a source and a target in one cell;
 - the weight: the cost changes by −λ(|∇u| − 1)₊² per unit of weight, so where it was sampled its
   standard error is the spread of the penalty over independent replicates of the weight, and where
   a rule's error was measured in some cells it is the penalty of that error. To second order noise
@@ -31,10 +33,13 @@ from congested.certificate import gradient_at_vertices, potential_means
 from congested.geometry import Cells, FloatArray, IntArray, split_simplices
 from congested.integrand import capacity as capacity_of
 from congested.integrand import gradient_penalty
+from congested.measures.base import Measure, OffersVertexMasses
 from congested.weights.base import CellWeight, standard_errors
 
 # Mass that the rounding and the quadrature of cell masses may take away or add.
 _QUADRATURE = 1e-9
+# Error allowed in the moments of a measure, in units of its mass times the cells' diameter.
+MOMENT_TOLERANCE = 1e-9
 
 
 def load_change(
@@ -114,6 +119,96 @@ def spread_error(cells: Cells, potential: FloatArray, children: FloatArray) -> f
     parts = children.reshape(cells.number, -1)
     moved = 0.5 * np.abs(parts - parts.mean(axis=1, keepdims=True)).sum(axis=1)
     return cells.total(price * moved)
+
+
+def inner_moments(measure: Measure, cells: Cells, outside: float) -> FloatArray | None:
+    """Return ∫_T (x − x_T) dμ (n, d) about the midpoints x_T of the cells (collective).
+
+    Parameters
+    ----------
+    measure
+        The measure μ.
+    cells
+        The cells.
+    outside
+        Part of the measure outside the domain; the rest counts as all of it.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        The moments, or None if the measure does not offer vertex masses.
+    """
+    if not isinstance(measure, OffersVertexMasses):
+        return None
+    masses = measure.vertex_masses(cells, MOMENT_TOLERANCE)
+    offsets = cells.simplices - cells.midpoint[:, None]
+    return np.asarray(np.einsum("ni,nid->nd", masses, offsets) / (1.0 - outside))
+
+
+def inner_change(
+    data: CellData,
+    moments: tuple[FloatArray | None, FloatArray | None],
+    gradient: FloatArray,
+    momentum: FloatArray,
+) -> float:
+    """Return what the places of the masses inside their cells may add to the cost (collective).
+
+    To first order it is ∫ ∇u·(x − x_T) dμ and likewise for ν. Where moving the one measure to the
+    other inside a cell takes more than the momentum there is, it is no small change: ∇u does not
+    know of it, and it counts in full.
+
+    Parameters
+    ----------
+    data
+        Cell data.
+    moments
+        Of source and target, see `inner_moments`; without both of them 0 is returned.
+    gradient, momentum
+        Means (n, d) of ∇u and m in the cells.
+    """
+    source, target = moments
+    if source is None or target is None:
+        return 0.0
+    active, total = data.active, data.cells.total
+    slopes = [np.where(active, np.sum(gradient * each, axis=1), 0.0) for each in (source, target)]
+    alone = np.linalg.norm(source - target, axis=1)
+    alone[data.cells.volume * np.linalg.norm(momentum, axis=1) >= alone] = 0.0
+    price = np.maximum(1.0, np.linalg.norm(gradient, axis=1))
+    local = total(np.where(active, price * alone, 0.0))
+    return abs(total(slopes[0])) + abs(total(slopes[1])) + local
+
+
+def unevenness(cells: Cells, parent: IntArray, weight: FloatArray, indicator: FloatArray) -> float:
+    """Return how unevenly the children of a cell have the weight, where the gap is (collective).
+
+    Parameters
+    ----------
+    cells
+        Cells of a refined mesh.
+    parent
+        Coarse cell of each (n,); all children of one are on its rank.
+    weight
+        Masses of the weight (n,).
+    indicator
+        Parts of the gap (n,), by which the parents are averaged.
+
+    Returns
+    -------
+    float
+        Part of a parent's weight that would have to change the child to lie evenly: it falls like
+        the cells' diameter where the weight is continuous, and for a weight on a line stays
+        between a quarter and a half in the plane, and is more in space.
+    """
+    number = int(parent.max(initial=-1)) + 1
+
+    def of_parents(values: FloatArray) -> FloatArray:
+        return np.asarray(np.bincount(parent, values, number)[parent], dtype=np.float64)
+
+    whole = of_parents(weight)
+    change = 0.5 * of_parents(np.abs(weight - whole * cells.volume / of_parents(cells.volume)))
+    part = np.divide(change, whole, out=np.zeros_like(change), where=whole > 0.0)
+    gap = np.maximum(indicator, 0.0)
+    return cells.total(gap * part) / max(cells.total(gap), np.finfo(float).tiny)
 
 
 @dataclass(frozen=True)

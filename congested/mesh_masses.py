@@ -11,13 +11,13 @@ from typing import Any
 from congested.errors import InputError
 from congested.geometry import Cells
 from congested.measures.base import Measure, RestrictedMasses, restricted_masses
-from congested.measures.points import away_from_facets
+from congested.measures.points import Points, away_from_facets
 from congested.problem import Problem
 from congested.weights.base import CellWeight, unused_weight
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import ENDS, Interpolates, MeasureWeight, MixtureWeight, Weight
 
-# Part of the weight that may be lost without a word.
+# Part of the weight, or of a measure, that may be lost without a word.
 NOTICED_LOSS = 1e-3
 # A cause is named that makes up at least this part of the loss.
 _NAMED_CAUSE = 0.1
@@ -90,6 +90,25 @@ def _restricted(measure: Measure, cells: Cells, name: str) -> RestrictedMasses:
         raise error.within(name) from error
 
 
+def warn_of_cut_measures(masses: MeshMasses, rank: int) -> None:
+    """Log how much of source and target lies outside the domain, unless it is little.
+
+    Parameters
+    ----------
+    masses
+        The masses in the cells of a mesh.
+    rank
+        Rank of the process; only 0 speaks.
+    """
+    for name, measure in (("source", masses.source), ("target", masses.target)):
+        if rank == 0 and measure.outside > NOTICED_LOSS:
+            logger.warning(
+                "%.3g %% of the %s lies outside the domain: it is left out, and the rest scaled up",
+                100.0 * measure.outside,
+                name,
+            )
+
+
 def warn_of_lost_weight(problem: Problem, masses: MeshMasses, rank: int) -> None:
     """Log how much of the weight is lost outside the domain, and why, unless it is little.
 
@@ -128,6 +147,24 @@ def _reasons(problem: Problem, masses: MeshMasses) -> Iterator[str]:
         for name in outside:
             if name in ends and share * outside[name] > least:
                 yield f"{100.0 * outside[name]:.3g} % of the {name} lies there"
+
+
+def lies_on_lines(problem: Problem) -> bool:
+    """Whether the weight, or a part of it, lies on lines or points, which no mesh resolves."""
+
+    def thin(weight: Weight) -> bool:
+        if isinstance(weight, MixtureWeight):
+            return any(thin(part) for part in weight.parts)
+        if isinstance(weight, MeasureWeight):
+            return isinstance(weight.measure, Points)
+        ends = {"source": problem.source, "target": problem.target}
+        if not isinstance(weight, Interpolates):
+            return False
+        if weight.coupling in ENDS:
+            return isinstance(ends[weight.coupling], Points)
+        return all(isinstance(end, Points) for end in ends.values())
+
+    return thin(problem.weight)
 
 
 def _losses(

@@ -201,10 +201,10 @@ def _build_points(table: measure_tables.PointsTable, domain: Table) -> Measure:
 
 
 def _check_inside(points: FloatArray, box: schema.BoxTable) -> None:
-    outside = np.flatnonzero(((points < box.lower) | (points > box.upper)).any(axis=1))
-    if outside.size:
+    outside = box.outside(points)
+    if outside:
         raise InputError(
-            f"found {outside.size} points outside the domain, first number {outside[0]} "
+            f"found {len(outside)} points outside the domain, first number {outside[0]} "
             f"(from 0) at {points[outside[0]].tolist()}; allowed: points of the domain",
             key="file",
         )

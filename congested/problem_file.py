@@ -339,11 +339,12 @@ def _points_outside(tables: Mapping[str, Table]) -> Iterator[Mistake]:
     if isinstance(domain, schema.BoxTable):
         for place, table in _placed(tables):
             if isinstance(table, PointsTable):
-                for number, point in enumerate(table.points or ()):
-                    sides = zip(domain.lower, point, domain.upper, strict=False)
-                    if any(not low <= value <= high for low, value, high in sides):
+                points = table.points or ()
+                # Points of another dimension are a mistake of their own.
+                if points and len(points[0]) == len(domain.lower):
+                    for number in domain.outside(points):
                         key = (*place, "points", number)
-                        yield Mistake(key, shown(point), "a point of the domain")
+                        yield Mistake(key, shown(points[number]), "a point of the domain")
 
 
 # --- back to text ---------------------------------------------------------------------------

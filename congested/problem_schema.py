@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
+from congested.measures.files import NEAR
 from congested.problem import Format, LowerBound, Method, Refinement, Scope
 from congested.problem_measures import MEASURES
 from congested.problem_table import (
@@ -46,6 +49,14 @@ class BoxTable(Table):
     def extent(self) -> tuple[Key, int] | None:
         """Return the dimension and its key."""
         return ("lower",), len(self.lower)
+
+    def outside(self, points: npt.ArrayLike) -> list[int]:
+        """Return the numbers of the points (N, d) outside that are too far to be moved inside."""
+        lower, upper = np.array(self.lower), np.array(self.upper)
+        array = np.asarray(points, dtype=np.float64)[:, : len(lower)]
+        near = NEAR * float((upper - lower).max())
+        beyond = (array < lower - near) | (array > upper + near)
+        return [int(number) for number in np.flatnonzero(beyond.any(axis=1))]
 
 
 class MeshTable(Table):

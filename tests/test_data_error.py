@@ -10,11 +10,19 @@ from mpi4py import MPI
 
 from congested.cell_data import CellData
 from congested.certificate import cell_integrals
-from congested.data_error import WeightErrors, load_change, spread_error, weight_errors
+from congested.data_error import (
+    WeightErrors,
+    inner_change,
+    inner_moments,
+    load_change,
+    spread_error,
+    unevenness,
+    weight_errors,
+)
 from congested.domain import Box
 from congested.geometry import Cells, cells_from_arrays, cells_of_mesh, split_simplices
 from congested.measures.points import Points
-from congested.measures.uniform import UniformBall
+from congested.measures.uniform import UniformBall, UniformBox
 from congested.nested_iteration import solve
 from congested.problem import Problem
 from congested.solution import Solution
@@ -59,6 +67,66 @@ def test_spread_error_is_the_price_of_moving_mass_between_children() -> None:
     found = spread_error(cells, potential, np.array([1.0, 0.0, 0.0, 0.0]))
     assert found == pytest.approx(0.75 * 0.5 * np.sqrt(2.0) * 3.0, rel=1e-13)
     assert spread_error(cells, potential, np.full(4, 0.25)) == 0.0
+
+
+def two_triangles() -> Cells:
+    return cells_from_arrays(
+        np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), np.array([[0, 1, 2], [0, 2, 3]])
+    )
+
+
+def test_moments_are_about_the_midpoints_of_the_cells() -> None:
+    cells = two_triangles()
+    places = np.array([[0.8, 0.1], [0.7, 0.4], [0.1, 0.6]])
+    moments = inner_moments(Points(places, [0.2, 0.3, 0.5]), cells, 0.0)
+    assert moments is not None
+    first = 0.2 * places[0] + 0.3 * places[1] - 0.5 * cells.midpoint[0]
+    np.testing.assert_allclose(moments, [first, 0.5 * (places[2] - cells.midpoint[1])], rtol=1e-12)
+    # The rest of a measure that is partly outside counts as all of it.
+    scaled = inner_moments(Points(places, [0.2, 0.3, 0.5]), cells, 0.2)
+    np.testing.assert_allclose(scaled, moments / 0.8, rtol=1e-12)
+    whole = UniformBox((0.0, 0.0), (1.0, 1.0))
+    np.testing.assert_allclose(inner_moments(whole, cells, 0.0), 0.0, atol=1e-15)
+    assert inner_moments(Nameless(whole), cells, 0.0) is None
+
+
+class Nameless:
+    """A measure without vertex masses."""
+
+    dimension = sample_dimension = 2
+
+    def __init__(self, measure: UniformBox) -> None:
+        self.cell_masses, self.sample = measure.cell_masses, measure.sample
+        self.bounds = measure.bounds
+
+
+def test_moves_inside_cells_count_in_full_where_nothing_else_moves() -> None:
+    cells = two_triangles()
+    half = np.full(2, 0.5)
+    data = triangle_data(cells, half, half)
+    moments = np.array([[0.03, 0.0], [0.0, 0.04]]), np.array([[0.0, 0.0], [0.0, 0.02]])
+    still = np.zeros((2, 2))
+    flat, steep = np.zeros((2, 2)), np.array([[2.0, 0.0], [0.0, 0.5]])
+    assert inner_change(data, moments, flat, still) == pytest.approx(0.03 + 0.02)
+    # The first cell at its price of 2, the second at one; to first order 0.06 + 0.02 and 0.01.
+    expected = 2.0 * 0.03 + 0.02 + (0.06 + 0.02) + 0.01
+    assert inner_change(data, moments, steep, still) == pytest.approx(expected)
+    # With more momentum than that in both cells only the first order is left.
+    moving = np.full((2, 2), 1.0)
+    assert inner_change(data, moments, steep, moving) == pytest.approx(0.08 + 0.01)
+    assert inner_change(data, (moments[0], None), steep, still) == 0.0
+
+
+def test_unevenness_tells_a_line_from_a_density() -> None:
+    coarse = two_triangles()
+    fine = Cells(SERIAL, split_simplices(coarse.simplices), coarse.lower, coarse.upper)
+    parent = np.repeat([0, 1], 4)
+    gap = np.repeat([1.0, 3.0], 4)
+    assert unevenness(fine, parent, 2.0 * fine.volume, gap) == pytest.approx(0.0, abs=1e-15)
+    # All of the first parent's weight in one child of four, the second's in two.
+    weight = np.array([1.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.0, 0.0])
+    assert unevenness(fine, parent, weight, gap) == pytest.approx(0.25 * 0.75 + 0.75 * 0.5)
+    assert unevenness(fine, parent, np.zeros(8), gap) == 0.0
 
 
 def sampled(seed: int, samples: int = 2048) -> Solution:

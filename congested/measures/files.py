@@ -12,6 +12,10 @@ import numpy.typing as npt
 
 from congested.errors import InputError
 
+# Coordinates in files are rounded: points that lie outside the domain by less than this part of its
+# size are moved inside.
+NEAR = 1e-9
+
 
 def file_type(path: Path, allowed: Sequence[str]) -> str:
     """Return the ending of an existing file in small letters.

@@ -27,15 +27,13 @@ from congested.measures.base import (
     check_uniforms,
     normalised_weights,
 )
-from congested.measures.files import file_type, read_npy
+from congested.measures.files import NEAR, file_type, read_npy
 
 POINT_FILES = (".npy", ".csv", ".txt", ".vtu", ".ply")
 WEIGHT_FILES = (".npy", ".csv", ".txt")
 
 # Points are shifted by this part of the domain's size, so that none lies on a facet.
 _SHIFT = 1e-10
-# Points that lie outside the domain by less than this part of its size are moved inside.
-_NEAR = 1e-9
 # Smallest barycentric coordinate of points whose segments are shared out.
 _INSIDE = 0.1
 # Turns the shifts out of all directions in which facets are likely to lie.
@@ -195,7 +193,7 @@ def locate_uniquely(points: FloatArray, cells: Cells) -> IntArray:
     bins = CellBins(cells)
     taken = np.full(len(points), -1, dtype=np.int64)
     # Points clearly outside the bounding box need no search.
-    beyond = np.maximum(cells.lower - points, points - cells.upper).max(axis=1) > 2 * _NEAR * size
+    beyond = np.maximum(cells.lower - points, points - cells.upper).max(axis=1) > 2 * NEAR * size
     left = np.flatnonzero(~beyond)
     for shift in _shifts(cells.dimension, size):
         if len(left) == 0:
@@ -226,7 +224,7 @@ def _shifts(dimension: int, size: float) -> list[FloatArray]:
     steps = itertools.product((0.0, 1.0, -1.0), repeat=dimension)
     directions = np.array(list(steps)) + _TURN[:dimension]
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return [*(_SHIFT * size * directions), *(2 * _NEAR * size * directions)]
+    return [*(_SHIFT * size * directions), *(2 * NEAR * size * directions)]
 
 
 def points_from_file(

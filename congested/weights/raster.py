@@ -15,7 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from congested.geometry import Cells, FloatArray, IntArray, cells_from_arrays, simplex_volumes
+from congested.geometry import (
+    Cells,
+    FloatArray,
+    IntArray,
+    cells_from_arrays,
+    simplex_volumes,
+    split_simplices,
+)
 from congested.measures.base import Measure, run_collectively
 from congested.measures.density import DensityMeasure
 from congested.measures.image import Image
@@ -84,7 +91,10 @@ def raster_weight(
         finer = _Fineness(2 * fineness.pixels, 2 * fineness.directions, 0.25 * fineness.tolerance)
 
         def better(simplices: FloatArray, finer: _Fineness = finer) -> FloatArray:
-            return _integrate(source, target, cells, simplices, finer, area)
+            # Few cells and dear tables: that they all are cut twice saves the tables of two levels.
+            pieces = split_simplices(split_simplices(simplices))
+            masses = _integrate(source, target, cells, pieces, finer, area)
+            return masses.reshape(len(simplices), -1).sum(axis=1)
 
         errors = measured_errors(better, cells, masses, chance)
         error = cells.total(errors)

@@ -58,25 +58,26 @@ def ray_table(columns: FloatArray, slope: float, per_pixel: int) -> tuple[FloatA
         the q of the first ray.
     """
     n, m = columns.shape
-    padding = n + 3
+    padding = n + 4
     sums = _padded_sums(columns, padding)
     lowest = math.floor(min(0.0, -slope * n)) - 1.0
     high = math.ceil(m + max(0.0, -slope * n)) + 1
-    rays = int(high - lowest) * per_pixel
-    table = np.zeros((n + 1, rays))
+    pixels = int(high - lowest)
+    table = np.zeros((n + 1, pixels * per_pixel))
     for i in range(n):
         for first in range(per_pixel):
             # Rays one pixel apart cut the column's pixels alike: the inner loop has no branches.
             start = lowest + first / per_pixel + slope * i
             j, k = math.floor(start), math.floor(start + slope)
-            a, b = start - j, start + slope - k
-            j, k = j + padding, k + padding
-            for pixel in range(rays // per_pixel):
-                ray = first + pixel * per_pixel
-                p, q = min(j + pixel, m + 2 * padding - 1), min(k + pixel, m + 2 * padding - 1)
-                before = sums[i, p] + a * (sums[i, p + 1] - sums[i, p])
-                after = sums[i, q] + b * (sums[i, q + 1] - sums[i, q])
-                table[i + 1, ray] = table[i, ray] + (after - before) / slope
+            b, d = (start - j) / slope, (start + slope - k) / slope
+            a, c = 1.0 / slope - b, 1.0 / slope - d
+            left = sums[i, j + padding : j + padding + pixels + 1]
+            right = sums[i, k + padding : k + padding + pixels + 1]
+            total, longer = table[i, first::per_pixel], table[i + 1, first::per_pixel]
+            for p in range(pixels):
+                before = a * left[p] + b * left[p + 1]
+                after = c * right[p] + d * right[p + 1]
+                longer[p] = total[p] + (after - before)
     return table, lowest
 
 

@@ -10,10 +10,11 @@ from mpi4py import MPI
 from congested.errors import NotConverged
 from congested.geometry import Cells, cells_of_mesh
 from congested.measures.gaussian_mixture import GaussianMixture
+from congested.measures.image import Image
 from congested.measures.points import Points
 from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
-from congested.measures.uniform import UniformBox
-from congested.weights import plan
+from congested.measures.uniform import UniformBall, UniformBox
+from congested.weights import plan, raster
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import DensityWeight, Interpolates
 
@@ -58,6 +59,42 @@ def test_same_weight_on_any_number_of_ranks(dimension: int, kind: str) -> None:
         first, second = getattr(serial, name), getattr(distributed, name)
         assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
     assert len(set(cells.comm.allgather(distributed.mass))) == 1
+
+
+@pytest.mark.parametrize("kind", ["shapes", "atoms", "funnels", "image", "overlapping"])
+def test_same_weight_of_densities_on_any_number_of_ranks(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rays and rasters: also which cells are checked, and what error is found there."""
+    monkeypatch.setattr(raster, "_PIXELS", 32)
+    monkeypatch.setattr(raster, "_DIRECTIONS", 32)
+    disc, box = UniformBall((0.3, 0.4), 0.17), UniformBox((0.45, 0.35), (0.9, 0.7))
+    gaussian = GaussianMixture.from_stds([[0.3, 0.7]], [0.06])
+    # Atoms inside cells, on facets and on vertices, which ranks share.
+    atoms = Points(np.array([[0.21, 0.37], [0.25, 0.3], [0.5, 0.5], [0.75, 0.25]]))
+    funnels = RayMonotonePair(1.0, 3.0, np.array([[0.4, 0.3]]), np.zeros(1))
+    image = Image(np.arange(12.0).reshape(4, 3) % 5, (0.05, 0.1), (0.45, 0.4))
+    method, source, target, tolerance = {
+        "shapes": ("rays", disc, gaussian, 1e-3),
+        "atoms": ("rays", atoms, box, 1e-3),
+        "funnels": ("rays", RayMonotoneSource(funnels), UniformBox((-1, -1), (1, 1)), 5e-2),
+        "image": ("raster", image, gaussian, 2e-2),
+        "overlapping": ("raster", disc, UniformBox((0.2, 0.3), (0.9, 0.7)), 2e-2),
+    }[kind]
+    weight = Interpolates(rule=method, tolerance=tolerance)
+    serial_cells, cells = (unit_cells(2, comm) for comm in (MPI.COMM_SELF, MPI.COMM_WORLD))
+    serial = cell_weight(weight, source, target, serial_cells)
+    distributed = cell_weight(weight, source, target, cells)
+    assert serial.method == distributed.method == method
+    assert distributed.details == serial.details
+    for one, other in ((serial.masses, distributed.masses), (serial.errors, distributed.errors)):
+        found = gathered(cells, other)
+        np.testing.assert_allclose(found, gathered(serial_cells, one), rtol=0, atol=1e-12)
+    for name in ("mass", "lost", "relative_error"):
+        first, second = getattr(serial, name), getattr(distributed, name)
+        assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
+    assert serial.mass > 0.1
+    assert len(set(cells.comm.allgather(distributed.relative_error))) == 1
 
 
 @pytest.mark.parametrize("dimension", [2, 3])

@@ -16,7 +16,7 @@ from tests.weights.pairs import BRUTE_FORCE, pairs
 PAIRS = pairs()
 RULES = {
     "discs": ("rays", "raster", "segments"),
-    "box-gauss": ("rays", "raster", "segments"),
+    "box-gauss": ("rays", "segments"),
     "overlapping": ("rays", "raster", "segments"),
     "points-disc": ("rays", "segments"),
     "gauss-points": ("rays", "segments"),
@@ -30,7 +30,6 @@ RULES = {
 CHI_SQUARED = {
     ("funnels", "rays"): 5.0,
     ("discs", "raster"): 10.0,
-    ("box-gauss", "raster"): 10.0,
     ("images", "raster"): 15.0,
     ("image-gauss", "raster"): 10.0,
 }
@@ -49,10 +48,13 @@ def computed() -> dict[tuple[str, str], CellWeight]:
 
     def asked(name: str, rule: str) -> Interpolates:
         if rule == "segments":
-            return Interpolates(rule=rule, samples=1 << 20)
-        # Of rays as much is asked that 10⁸ draws see no difference, but of the dear funnels.
-        fine = rule == "rays" and name != "funnels"
-        return Interpolates(rule=rule, tolerance=1e-4 if fine else None)
+            return Interpolates(rule=rule, samples=1 << 19)
+        if name in AUTO and rule == AUTO[name][0] and name != "discs":
+            return Interpolates()
+        # Of rays as much is asked that 10⁸ draws see no difference, but of the dear funnels. The
+        # error of most rasters is that of their pixels, whatever is asked for.
+        tolerance = None if name == "overlapping" else 5e-3
+        return Interpolates(rule=rule, tolerance=1e-4 if rule == "rays" else tolerance)
 
     return {
         (name, rule): cell_weight(asked(name, rule), *PAIRS[name])
@@ -101,26 +103,32 @@ def test_mass_is_one_to_the_error_stated(
     assert weight.masses.min() >= 0.0
 
 
-@pytest.mark.parametrize("name", ["discs", "box-gauss", "points-disc", "gauss-points"])
-def test_measured_error_is_honest(name: str) -> None:
-    """A hundred times the accuracy shows the error that was stated, up to a factor of two."""
-    fine = cell_weight(Interpolates(rule="rays", tolerance=2e-5), *PAIRS[name])
-    assert fine.relative_error <= 2e-5
+@pytest.mark.parametrize(
+    ("name", "finest"),
+    [("discs", 2e-5), ("box-gauss", 1e-4), ("points-disc", 2e-5), ("gauss-points", 2e-5)],
+)
+def test_measured_error_is_honest(
+    computed: dict[tuple[str, str], CellWeight], name: str, finest: float
+) -> None:
+    """Many times the accuracy shows the error that was stated, up to a factor of two."""
+    fine = computed[name, "rays"]
+    if finest < 1e-4:
+        fine = cell_weight(Interpolates(rule="rays", tolerance=finest), *PAIRS[name])
+    assert fine.relative_error <= finest
     for tolerance in (1e-2, 2e-3):
         coarse = cell_weight(Interpolates(rule="rays", tolerance=tolerance), *PAIRS[name])
         error = np.abs(coarse.masses - fine.masses).sum()
         assert coarse.relative_error <= tolerance
+        assert fine.relative_error < 0.3 * coarse.relative_error
         assert error < 2.0 * coarse.relative_error + fine.relative_error
         assert coarse.errors is not None
         assert coarse.errors.sum() == pytest.approx(coarse.relative_error * coarse.mass)
         assert np.count_nonzero(coarse.errors) < 400
 
 
-def test_rules_for_densities_agree() -> None:
-    source, target, cells = PAIRS["overlapping"]
-    rays = cell_weight(Interpolates(rule="rays"), source, target, cells)
-    raster = cell_weight(Interpolates(rule="raster", tolerance=1e-3), source, target, cells)
-    assert np.abs(rays.masses - raster.masses).sum() < 2e-3
+def test_rules_for_densities_agree(computed: dict[tuple[str, str], CellWeight]) -> None:
+    rays, raster = computed["overlapping", "rays"], computed["overlapping", "raster"]
+    assert np.abs(rays.masses - raster.masses).sum() < 1e-3
     assert raster.details["directions"] >= 256
 
 
@@ -136,18 +144,27 @@ def test_rays_agree_with_the_closed_form_of_gaussians() -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), AUTO.items())
-def test_the_rule_is_chosen_by_the_pair(name: str, expected: tuple[str, float]) -> None:
+def test_the_rule_is_chosen_by_the_pair(
+    computed: dict[tuple[str, str], CellWeight], name: str, expected: tuple[str, float]
+) -> None:
     method, largest = expected
-    weight = cell_weight(Interpolates(), *PAIRS[name])
+    # The dear ones were computed without naming the rule.
+    weight = computed.get((name, method))
+    if weight is None or name == "discs":
+        weight = cell_weight(Interpolates(), *PAIRS[name])
     assert weight.method == method
     assert 0.0 < weight.relative_error < largest
 
 
-@pytest.mark.parametrize("name", ["discs", "gauss-points", "images"])
-def test_a_refined_mesh_has_the_same_masses(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rule"), [("discs", "rays"), ("gauss-points", "rays"), ("images", "raster")]
+)
+def test_a_refined_mesh_has_the_same_masses(
+    computed: dict[tuple[str, str], CellWeight], name: str, rule: str
+) -> None:
     source, target, cells = PAIRS[name]
     fine = Cells(cells.comm, split_simplices(cells.simplices), cells.lower, cells.upper)
-    coarse = cell_weight(Interpolates(), source, target, cells)
+    coarse = computed[name, rule]
     summed = cell_weight(Interpolates(), source, target, fine)
     difference = np.abs(summed.masses.reshape(cells.number, -1).sum(axis=1) - coarse.masses).sum()
     assert difference < 2.0 * (coarse.relative_error + summed.relative_error)
