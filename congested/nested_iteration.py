@@ -374,8 +374,11 @@ class _Run:
             return begin + 'refinement is off; use refine = "uniform" or a finer mesh'
         if np.isinf(level.result.bounds.upper):
             begin += "the weight varies too much inside some cells for an upper bound; "
+        about, factor = ("", 2**level.mesh.topology.dim)
+        if self.options.refine == "adaptive":
+            about, factor = "some ", _LEAST_GROWTH
         return begin + (
-            f"the next mesh would have {2**level.mesh.topology.dim * size} cells; raise "
+            f"the next mesh would have {about}{round(factor * size)} cells; raise "
             f"max_cells (now {self.options.max_cells})"
             + ("" if level.hidden_cost else " or the relative gap asked for")
         )

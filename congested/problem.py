@@ -7,7 +7,6 @@ make one from the parts; every later stage reads it and none changes it.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -54,8 +53,6 @@ _KINDS = {
     "Interpolates": {"kind": "interpolates"},
     "ConstantWeight": {"kind": "constant"},
 }
-
-_logger = logging.getLogger("congested")
 
 
 def _require(condition: bool, key: str, found: object, allowed: str) -> None:

@@ -103,12 +103,6 @@ def test_unknown_format() -> None:
         OutputOptions(formats=("vtu", "vtk"))
 
 
-def test_adaptive_becomes_uniform_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="congested"):
-        assert SolverOptions(refine="adaptive").refine == "uniform"
-    assert "adaptive refinement is not available yet" in caplog.text
-
-
 # --- description ----------------------------------------------------------------------------
 
 

@@ -284,10 +284,10 @@ def test_constant_weight(tmp_path: Path) -> None:
     assert problem.weight.density is None
 
 
-def test_adaptive_is_read_as_uniform(tmp_path: Path) -> None:
-    """The word of the design is accepted before the thing exists."""
+def test_adaptive_refinement(tmp_path: Path) -> None:
     problem = read_problem(write_problem(tmp_path, solver='refine = "adaptive"'))
-    assert problem.solver.refine == "uniform"
+    assert problem.solver.refine == "adaptive"
+    assert problem.description["solver"]["refine"] == "adaptive"
 
 
 def test_description_is_json_and_effective(tmp_path: Path) -> None:

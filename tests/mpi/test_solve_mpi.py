@@ -214,3 +214,27 @@ def test_wrong_petsc_option_is_refused_on_all_ranks() -> None:
     with pytest.raises(InputError, match="-ksp_tolerance"):
         solve(make_problem("gaussians"), comm=WORLD, petsc={"ksp_tolerance": 1e-3})
     WORLD.barrier()
+
+
+@pytest.mark.parametrize("name", ["gaussians", "cube"])
+def test_adaptive_meshes_are_the_same_on_any_number_of_ranks(name: str) -> None:
+    """Which cells are marked, and so the mesh, does not depend on how it is distributed."""
+    problem = make_problem(name)
+    options: dict[str, Any] = {
+        "relative_gap": 1e-4,
+        "refine": "adaptive",
+        "max_cells": 1500 if name == "gaussians" else 3000,
+        "lower_bound": "p1",
+    }
+    together = solve(problem, comm=WORLD, **options)
+    alone = solve(problem, comm=MPI.COMM_SELF, **options)
+    sizes = [
+        solution.mesh.topology.index_map(solution.mesh.topology.dim).size_global
+        for solution in (together, alone)
+    ]
+    # Equal indicators on either side of the threshold differ by rounding.
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+    assert together.levels == alone.levels > 2
+    assert together.bounds.lower == pytest.approx(alone.bounds.lower, rel=1e-3)
+    assert together.bounds.upper == pytest.approx(alone.bounds.upper, rel=1e-3)
+    assert together.bounds.data_error == pytest.approx(alone.bounds.data_error, rel=0.1)
