@@ -1,0 +1,291 @@
+"""What a solve costs: on one mesh, beside one linear solve, over sizes, and with adaptive meshes.
+
+Every section solves two Gaussians (scripts/problems/two_gaussians.toml) or the problem it names,
+prints a table and adds to benchmark.json. Seconds are of the processor, on one rank and one thread;
+machines differ, so read ratios within one run. docs/performance.md keeps what was measured.
+
+    .venv/bin/python scripts/benchmark.py                        # all sections, some minutes
+    .venv/bin/python scripts/benchmark.py mesh linear --sizes 64 128
+
+Clarabel (pip install clarabel) is the peer on one mesh; without it the row says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from mpi4py import MPI
+from peers import clarabel_cost
+from rich.console import Console
+from rich.table import Table
+
+import congested as ct
+from congested.discretization import CROUZEIX_RAVIART, PotentialSpace, StiffnessSystem
+from congested.domain import create_mesh
+from congested.geometry import cells_of_mesh
+from congested.io.files import write_text
+from congested.solvers.linear import LinearSolver
+
+SCRIPTS = Path(__file__).resolve().parent
+Record = dict[str, Any]
+
+# Squares along a side of the coarsest mesh of nested iteration.
+_COARSEST = 8
+
+
+def two_gaussians(squares: int) -> ct.Problem:
+    """Return the two Gaussians on a crossed mesh of so many squares along a side."""
+    return with_squares(load("two_gaussians"), squares)
+
+
+def load(name: str) -> ct.Problem:
+    """Return a problem of scripts/problems."""
+    return ct.Problem.from_file(SCRIPTS / "problems" / f"{name}.toml")
+
+
+def with_squares(problem: ct.Problem, squares: int) -> ct.Problem:
+    """Return the problem on a box with so many squares along its longest side."""
+    return dataclasses.replace(problem, domain=dataclasses.replace(problem.domain, cells=squares))
+
+
+def nested_solve(squares: int, relative_gap: float, **options: Any) -> tuple[ct.Solution, float]:
+    """Solve on the crossed mesh by nested iteration from a coarse one; return processor seconds."""
+    coarsest = squares
+    while coarsest % 2 == 0 and coarsest > _COARSEST:
+        coarsest //= 2
+    start = time.process_time()
+    solution = ct.solve(
+        two_gaussians(coarsest),
+        relative_gap=relative_gap,
+        max_cells=4 * squares**2,
+        lower_bound="p1",
+        comm=MPI.COMM_SELF,
+        **options,
+    )
+    return solution, time.process_time() - start
+
+
+def memory() -> float:
+    """Return the largest memory of this process so far, in bytes."""
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def linear_seconds(squares: int) -> float:
+    """Return the seconds of one Poisson solve in Crouzeix–Raviart, multigrid set-up included."""
+    problem = two_gaussians(squares)
+    mesh = create_mesh(problem.domain, MPI.COMM_SELF)
+    cells = cells_of_mesh(mesh)
+    space = PotentialSpace(mesh, cells, CROUZEIX_RAVIART, np.ones(cells.number, dtype=bool))
+    load_ = problem.source.cell_masses(cells) - problem.target.cell_masses(cells)
+    load_ = (load_ - load_.sum() * cells.volume) / cells.volume
+    system = StiffnessSystem(space)
+    stiffness = np.broadcast_to(np.eye(2), (cells.number, 1, 2, 2))
+    system.assemble(stiffness, np.zeros((cells.number, 1, 2)), load_)
+    solver = LinearSolver(system)
+    start = time.process_time()
+    solver.solve(1e-8)
+    seconds = time.process_time() - start
+    solver.destroy()
+    return seconds
+
+
+# --- sections -------------------------------------------------------------------------------------
+
+
+def on_one_mesh(sizes: Sequence[int], console: Console) -> list[Record]:
+    """Solve the cell-data problem of one mesh, beside Clarabel."""
+    records: list[Record] = []
+    for squares in sizes:
+        solution, seconds = nested_solve(squares, 1e-9 if squares < 32 else 5e-5)
+        record: Record = {
+            "squares": squares,
+            "flux_dofs": solution.dofs["flux"],
+            "cells": solution.fields.source.size,
+            "seconds": seconds,
+            "relative_gap": solution.bounds.relative_gap,
+            "lower": solution.bounds.lower,
+            "upper": solution.bounds.upper,
+        }
+        record.update(clarabel_cost(solution))
+        if "clarabel_seconds" in record:
+            record["ratio"] = record["clarabel_seconds"] / seconds
+        console.print(f"mesh {squares}: {record}", soft_wrap=True)
+        records.append(record)
+    return records
+
+
+def beside_linear(sizes: Sequence[int], console: Console) -> list[Record]:
+    """Compare the whole nonlinear solve with one linear one; time, steps and memory over sizes."""
+    records: list[Record] = []
+    for squares in sizes:
+        before = memory()
+        solution, seconds = nested_solve(squares, 5e-5)
+        linear = linear_seconds(squares)
+        last = solution.levels - 1
+        finest = [row for row in solution.history if row["level"] == last]
+        steps = len(finest)
+        record = {
+            "squares": squares,
+            "flux_dofs": solution.dofs["flux"],
+            "relative_gap": solution.bounds.relative_gap,
+            "seconds": seconds,
+            "solve_seconds": solution.seconds["solve"],
+            "linear_seconds": linear,
+            "linear_solves": seconds / linear,
+            "solve_over_linear": solution.seconds["solve"] / linear,
+            "newton_steps_on_finest": steps,
+            "cg_steps_per_newton_step": sum(row["linear_iterations"] for row in finest) / steps,
+            "bytes_per_dof": (memory() - before) / solution.dofs["flux"],
+            "parts": {name: round(value, 3) for name, value in solution.seconds.items()},
+        }
+        console.print(f"linear {squares}: {record}", soft_wrap=True)
+        records.append(record)
+    if len(records) > 1:
+        dofs, times = (np.log([row[key] for row in records]) for key in ("flux_dofs", "seconds"))
+        records[-1]["exponent"] = float(np.polyfit(dofs, times, 1)[0])
+    return records
+
+
+def adaptively(console: Console, relative_gap: float = 1e-3) -> list[Record]:
+    """Reach a gap on uniform and on adaptive meshes.
+
+    Where the uniform meshes do not get there below a million cells, the dofs are extrapolated with the
+    rate of the last two.
+    """
+    records: list[Record] = []
+    for name, most in (("concentric_gaussians", 300_000), ("ray_monotone_d2_n4", 300_000)):
+        problem = with_squares(load(name), 16)
+        record: Record = {"problem": name, "relative_gap": relative_gap}
+        for refine in ("adaptive", "uniform"):
+            start = time.process_time()
+            solution = ct.solve(
+                problem,
+                relative_gap=relative_gap,
+                refine=refine,
+                max_cells=most,
+                lower_bound="p1",
+                comm=MPI.COMM_SELF,
+            )
+            gaps = gaps_of(solution)
+            record[refine] = {
+                "gap": solution.bounds.relative_gap,
+                "flux_dofs": solution.dofs["flux"],
+                "dofs_for_gap": dofs_for(gaps, relative_gap),
+                "data_error": solution.bounds.data_error,
+                "levels": solution.levels,
+                "seconds": time.process_time() - start,
+            }
+        needed = record["uniform"]["dofs_for_gap"], record["adaptive"]["dofs_for_gap"]
+        record["ratio"] = needed[0] / needed[1]
+        console.print(f"adaptive {name}: {record}", soft_wrap=True)
+        records.append(record)
+    return records
+
+
+def gaps_of(solution: ct.Solution) -> list[tuple[float, float]]:
+    """Return (cells, relative gap) of every mesh of a run."""
+    rows = {}
+    for row in solution.history:
+        # A row has the bounds of the mesh before.
+        rows[row["level"]] = (row["cells"], row["relative_gap"])
+    levels = sorted(rows)
+    gaps = [rows[level + 1][1] for level in levels[:-1]] + [solution.bounds.relative_gap]
+    return [(rows[level][0], gap) for level, gap in zip(levels, gaps, strict=True)]
+
+
+def dofs_for(gaps: Sequence[tuple[float, float]], wanted: float) -> float:
+    """Return the flux dofs (3/2 of the cells) for a gap, between meshes or beyond the last two."""
+    cells, values = (np.log(column) for column in zip(*gaps, strict=True))
+    place = int(np.clip(np.searchsorted(-values, -np.log(wanted)), 1, len(values) - 1))
+    slope = (values[place] - values[place - 1]) / (cells[place] - cells[place - 1])
+    return float(1.5 * np.exp(cells[place] + (np.log(wanted) - values[place]) / slope))
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+_COLUMNS = {
+    "mesh": ("squares", "flux_dofs", "seconds", "relative_gap", "clarabel_seconds", "ratio"),
+    "linear": (
+        "squares",
+        "flux_dofs",
+        "seconds",
+        "linear_seconds",
+        "linear_solves",
+        "solve_over_linear",
+        "newton_steps_on_finest",
+        "cg_steps_per_newton_step",
+        "bytes_per_dof",
+        "relative_gap",
+    ),
+}
+
+
+def table_of(section: str, records: Sequence[Record]) -> Table:
+    """Return the table of a section."""
+    table = Table(title=section)
+    if section == "adaptive":
+        for heading in ("problem", "meshes", "dofs for the gap", "gap", "data error", "s"):
+            table.add_column(heading, justify="right")
+        for record in records:
+            for kind in ("uniform", "adaptive"):
+                row = record[kind]
+                table.add_row(
+                    record["problem"],
+                    kind,
+                    f"{row['dofs_for_gap']:.3g}",
+                    f"{row['gap']:.2e}",
+                    f"{row['data_error']:.1e}",
+                    f"{row['seconds']:.1f}",
+                )
+        return table
+    for heading in _COLUMNS[section]:
+        table.add_column(heading.replace("_", " "), justify="right")
+    for record in records:
+        values = (record.get(name, record.get("clarabel", "")) for name in _COLUMNS[section])
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[Record]]:
+    """Run the sections and return their records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sections: dict[str, Callable[..., list[Record]]] = {
+        "mesh": on_one_mesh,
+        "linear": beside_linear,
+        "adaptive": adaptively,
+    }
+    parser.add_argument("sections", nargs="*", choices=[[], *sections], default=list(sections))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256])
+    parser.add_argument("-o", "--output", type=Path, default=SCRIPTS.parent / "results/benchmark")
+    arguments = parser.parse_args(argv)
+    progress, out = Console(stderr=True), Console()
+    # The first solve compiles kernels and forms: not what a solve costs.
+    nested_solve(_COARSEST, 1e-2)
+    linear_seconds(_COARSEST)
+    results: dict[str, list[Record]] = {}
+    for name in arguments.sections:
+        section = sections[name]
+        results[name] = (
+            section(progress) if name == "adaptive" else section(arguments.sizes, progress)
+        )
+        out.print(table_of(name, results[name]))
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"platform": sys.platform, **results}, indent=1)
+        write_text(arguments.output / "benchmark.json", text)
+    return results
+
+
+if __name__ == "__main__":
+    main()
