@@ -69,15 +69,16 @@ def ray_table(columns: FloatArray, slope: float, per_pixel: int) -> tuple[FloatA
             # Rays one pixel apart cut the column's pixels alike: the inner loop has no branches.
             start = lowest + first / per_pixel + slope * i
             j, k = math.floor(start), math.floor(start + slope)
-            b, d = (start - j) / slope, (start + slope - k) / slope
-            a, c = 1.0 / slope - b, 1.0 / slope - d
+            a, b = start - j, start + slope - k
+            inverse = 1.0 / slope
             left = sums[i, j + padding : j + padding + pixels + 1]
             right = sums[i, k + padding : k + padding + pixels + 1]
             total, longer = table[i, first::per_pixel], table[i + 1, first::per_pixel]
             for p in range(pixels):
-                before = a * left[p] + b * left[p + 1]
-                after = c * right[p] + d * right[p + 1]
-                longer[p] = total[p] + (after - before)
+                # In this form equal sums give nothing, and not a rounding error.
+                before = left[p] + a * (left[p + 1] - left[p])
+                after = right[p] + b * (right[p + 1] - right[p])
+                longer[p] = total[p] + (after - before) * inverse
     return table, lowest
 
 
