@@ -13,6 +13,7 @@ from congested.version import __version__
 
 _PUBLIC = {
     "Bounds": "congested.certificate",
+    "BulkMarker": "congested.adapt",
     "Box": "congested.domain",
     "CellFields": "congested.certificate",
     "CongestedError": "congested.errors",

@@ -161,8 +161,8 @@ def beside_linear(sizes: Sequence[int], console: Console) -> list[Record]:
 def adaptively(console: Console, relative_gap: float = 1e-3) -> list[Record]:
     """Reach a gap on uniform and on adaptive meshes.
 
-    Where the uniform meshes do not get there below a million cells, the dofs are extrapolated with the
-    rate of the last two.
+    Where the uniform meshes do not get there below 300,000 cells, the dofs are extrapolated with
+    the rate of the last two.
     """
     records: list[Record] = []
     for name, most in (("concentric_gaussians", 300_000), ("ray_monotone_d2_n4", 300_000)):

@@ -1,0 +1,54 @@
+"""The benchmark runs on small meshes, and its peer agrees with the bounds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    with pytest.MonkeyPatch.context() as patch:
+        # Scripts find each other beside them.
+        patch.syspath_prepend(SCRIPT.parent)
+        patch.setitem(sys.modules, specification.name, module)
+        specification.loader.exec_module(module)
+    return module
+
+
+def test_sections_and_their_file(script: ModuleType, tmp_path: Path) -> None:
+    results = script.main(["mesh", "linear", "--sizes", "16", "32", "-o", str(tmp_path)])
+    stored = json.loads((tmp_path / "benchmark.json").read_text())
+    assert stored["mesh"] == results["mesh"]
+    assert stored["linear"] == results["linear"]
+    for record, squares in zip(results["mesh"], (16, 32), strict=True):
+        assert record["cells"] == 4 * squares**2
+        assert record["clarabel_status"] == "Solved"
+        # The peer's cost is that of the mean flux of each cell: less than the upper bound, and no
+        # less than what any flux costs, to its own tolerance.
+        assert record["lower"] < record["clarabel_cost"] * (1.0 + 1e-7)
+        assert record["clarabel_cost"] < record["upper"]
+        assert record["upper"] - record["clarabel_cost"] < 0.6 * (record["upper"] - record["lower"])
+    for record in results["linear"]:
+        assert record["linear_solves"] > 1.0
+        assert record["newton_steps_on_finest"] >= 1
+        assert record["cg_steps_per_newton_step"] > 1.0
+    assert "exponent" in results["linear"][-1]
+
+
+def test_dofs_for_a_gap(script: ModuleType) -> None:
+    # Half of the gap for twice the cells: between the meshes, and beyond them.
+    gaps = [(100, 0.08), (200, 0.04), (400, 0.02)]
+    assert script.dofs_for(gaps, 0.03) == pytest.approx(1.5 * 100 * 0.08 / 0.03)
+    assert script.dofs_for(gaps, 0.001) == pytest.approx(1.5 * 8000)
