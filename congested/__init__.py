@@ -12,6 +12,7 @@ from typing import Any
 from congested.version import __version__
 
 _PUBLIC = {
+    "AugmentedLagrangian": "congested.solvers.augmented_lagrangian",
     "Bounds": "congested.certificate",
     "BulkMarker": "congested.adapt",
     "Box": "congested.domain",

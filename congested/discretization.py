@@ -242,9 +242,12 @@ class StiffnessSystem:
         load
             f (n,).
         """
+        self.assemble_matrix(stiffness)
+        self.assemble_right_hand_side(residual, load)
+
+    def assemble_matrix(self, stiffness: FloatArray) -> None:
+        """Assemble the matrix from K (n, q, d, d), zero in inactive cells (collective)."""
         self._stiffness.x.array[:] = stiffness.ravel()
-        self._residual.x.array[:] = residual.ravel()
-        self._load.x.array[:] = load
         self.matrix.zeroEntries()
         fem_petsc.assemble_matrix(self.matrix, self._matrix_form)
         self.matrix.assemble()
@@ -257,6 +260,12 @@ class StiffnessSystem:
             diagonal.array[fixed] = 1.0
             self.matrix.setDiagonal(diagonal)
             diagonal.destroy()
+
+    def assemble_right_hand_side(self, residual: FloatArray, load: FloatArray) -> None:
+        """Assemble the right-hand side from r (n, q, d) and f (n,) (collective)."""
+        self._residual.x.array[:] = residual.ravel()
+        self._load.x.array[:] = load
+        space = self.potential_space
         vector = self.right_hand_side.x
         vector.array[:] = 0.0
         fem.assemble_vector(vector.array, self._vector_form)

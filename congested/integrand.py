@@ -77,7 +77,7 @@ def gradient_norm(momentum_norm: Any, capacity: Any) -> Any:
     return 1.0 + _quotient(momentum_norm, capacity)
 
 
-def proximal_length(length: Any, step: float, capacity: Any) -> Any:
+def proximal_length(length: Any, step: Any, capacity: Any) -> Any:
     """Return |prox_{τH}(q)| = (|q| − τ)₊ / (1 + τ/κ); the direction of q is kept.
 
     The proximal map minimises H(w) + |w − q|²/(2τ) over w.

@@ -35,13 +35,16 @@ from congested.mesh_masses import (
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status
-from congested.solvers.level import LevelGoal, solve_level
+from congested.solvers.augmented_lagrangian import AugmentedLagrangian
+from congested.solvers.level import LevelGoal, Method, solve_level
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, NewtonStep
 from congested.weights.base import CellWeight
 
 Progress = Callable[[ProgressEvent], None]
 
+# How result and problem file name the methods.
+_NAMES: dict[type[Method], str] = {Newton: "newton", AugmentedLagrangian: "augmented-lagrangian"}
 # With a weight on lines a refinement has not helped where the children of a cell share it more
 # unevenly than the first number (lines: 0.43 to 0.66) and more of the gap is left than the second.
 _NOT_HELPED = ((0.3, 0.9), (0.45, 0.75))
@@ -55,7 +58,7 @@ def solve(
     problem: Problem,
     *,
     relative_gap: float | None = None,
-    method: str | Newton | None = None,
+    method: str | Method | None = None,
     comm: MPI.Comm | None = None,
     refine: str | None = None,
     max_cells: int | None = None,
@@ -79,7 +82,7 @@ def solve(
     relative_gap
         Goal for (upper − lower)/upper.
     method
-        "newton" or a `Newton` object with options.
+        "newton", "augmented-lagrangian", or a `Newton` or `AugmentedLagrangian` with options.
     comm
         Communicator; all ranks of it must call. Default: the world.
     refine
@@ -117,7 +120,7 @@ def solve(
     """
     overrides = {
         "relative_gap": relative_gap,
-        "method": method if isinstance(method, str) else None,
+        "method": _NAMES.get(type(method)) if isinstance(method, Method) else method,
         "refine": refine,
         "max_cells": max_cells,
         "max_seconds": max_seconds,
@@ -127,9 +130,10 @@ def solve(
     }
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     problem = dataclasses.replace(problem, solver=dataclasses.replace(problem.solver, **given))
-    newton = method if isinstance(method, Newton) else Newton()
-    newton = dataclasses.replace(newton, petsc={**(newton.petsc or {}), **problem.solver.petsc})
-    run = _Run(problem, newton, comm or MPI.COMM_WORLD, marker or BulkMarker(), progress, stop)
+    if not isinstance(method, Method):
+        method = next(kind() for kind, name in _NAMES.items() if name == problem.solver.method)
+    method = dataclasses.replace(method, petsc={**(method.petsc or {}), **problem.solver.petsc})
+    run = _Run(problem, method, comm or MPI.COMM_WORLD, marker or BulkMarker(), progress, stop)
     return run.solve()
 
 
@@ -138,7 +142,7 @@ class _Run:
     """State of one call of `solve`."""
 
     problem: Problem
-    newton: Newton
+    method: Method
     comm: MPI.Comm
     marker: Marker
     progress: Progress | None
@@ -176,7 +180,7 @@ class _Run:
             number += 1
             gaps = level.result.bounds.relative_gap, finer.result.bounds.relative_gap
             if finer.result.unfinished and gaps[0] < gaps[1]:
-                # Newton's method failed there: the coarser mesh has the better bounds.
+                # The method failed there: the coarser mesh has the better bounds.
                 reason = self._unfinished_text(finer)
                 break
             level = finer
@@ -218,7 +222,7 @@ class _Run:
                 mesh,
                 data,
                 goal,
-                self.newton,
+                self.method,
                 self.statistics,
                 monitor,
                 None if coarse is None or parent is None else (coarse.result, parent),
@@ -244,9 +248,10 @@ class _Run:
         )
         if result.unfinished and self.stopped_by is None:
             logger.warning(
-                "level %d: Newton's method met its limit of steps in %s: the bounds hold, but may "
-                "be far from the best on this mesh",
+                "level %d: %s met its limit of steps in %s: the bounds hold, but may be far from "
+                "the best on this mesh",
                 number,
+                self.method.title,
                 " and ".join(result.unfinished),
             )
         hidden = 0.0
@@ -308,6 +313,9 @@ class _Run:
                 "discrete_gap": step.gap,
                 "smoothing": step.smoothing,
                 "step_length": step.step_length,
+                "penalty": step.penalty,
+                "primal_residual": step.primal_residual,
+                "dual_residual": step.dual_residual,
                 "linear_iterations": step.linear_iterations,
                 "lower": best.lower,
                 "upper": best.upper,
@@ -385,7 +393,7 @@ class _Run:
 
     def _unfinished_text(self, level: Level) -> str:
         return self._gap_text(level) + (
-            f"Newton's method met its limit of {self.newton.max_iterations} steps in "
+            f"{self.method.title} met its limit of {self.method.max_iterations} steps in "
             f"{' and '.join(level.result.unfinished)}; try a smaller penalty strength, or inf, or "
             "another first mesh"
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from congested.domain import Domain
     from congested.measures.base import Measure
 
-Method = Literal["newton"]
+Method = Literal["newton", "augmented-lagrangian"]
 Refinement = Literal["uniform", "none", "adaptive"]
 LowerBound = Literal["auto", "p1", "p2"]
 Scope = Literal["cell-data", "continuum"]
@@ -75,7 +75,7 @@ class SolverOptions:
     Attributes
     ----------
     method
-        Solver: ``"newton"``.
+        Solver: ``"newton"``, or ``"augmented-lagrangian"`` (slower; see `AugmentedLagrangian`).
     relative_gap
         Goal: stop when (upper − lower) / max(|upper|, |lower|) is certified to be this small.
     refine

@@ -29,6 +29,10 @@ from congested.discretization import (
 from congested.errors import NotConverged
 from congested.geometry import FloatArray, IntArray
 from congested.recovery import best_scale, equilibrate, marini_momentum
+from congested.solvers.augmented_lagrangian import (
+    AugmentedLagrangian,
+    solve_augmented_lagrangian,
+)
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import (
     Newton,
@@ -120,13 +124,14 @@ class LevelGoal:
 
 
 Monitor = Callable[[str, NewtonStep], bool]
+Method = Newton | AugmentedLagrangian
 
 
 def solve_level(
     mesh: Mesh,
     data: CellData,
     goal: LevelGoal,
-    newton: Newton,
+    method: Method,
     statistics: LinearStatistics,
     monitor: Monitor,
     coarse: tuple[LevelResult, IntArray] | None = None,
@@ -141,8 +146,8 @@ def solve_level(
         Mesh and cell data.
     goal
         What to aim at.
-    newton, statistics
-        Options; counts of linear solves, updated.
+    method, statistics
+        Options of the method; counts of linear solves, updated.
     monitor
         Called with the space's name and each Newton step; True stops that iteration.
     coarse
@@ -167,19 +172,18 @@ def solve_level(
     unfinished: list[str] = []
 
     def run(on: PotentialSpace, start: NewtonState) -> NewtonResult:
-        wanted = newton.gap_share * goal.relative_gap
+        wanted = method.gap_share * goal.relative_gap
         if coarse is not None and on.kind in coarse[0].restarted:
             start = replace(start, distrusted=True)
-        result = solve_newton(
-            on,
-            data.capacity,
-            data.load,
-            start,
-            wanted,
-            newton,
-            statistics,
-            lambda step: monitor(on.kind, step),
-        )
+        arguments = (on, data.capacity, data.load, start, wanted)
+
+        def report(step: NewtonStep) -> bool:
+            return monitor(on.kind, step)
+
+        if isinstance(method, Newton):
+            result = solve_newton(*arguments, method, statistics, report)
+        else:
+            result = solve_augmented_lagrangian(*arguments, method, statistics, report)
         if result.restarted:
             restarted.add(on.kind)
         if not result.converged:
@@ -199,8 +203,10 @@ def solve_level(
     own = np.arange(cells.number)
     gap = coarse[0].cell_data_gap if coarse is not None else _FIRST_GUESS_GAP * first.cost
     open_volume = cells.total(np.where(data.active, cells.volume, 0.0))
-    smoothing = max(first.state.smoothing or 0.0, 0.1 * gap / open_volume)
-    start = replace(transfer_state(first.state, crouzeix_raviart, own), smoothing=smoothing)
+    start = transfer_state(first.state, crouzeix_raviart, own)
+    if isinstance(method, Newton):
+        smoothing = max(first.state.smoothing or 0.0, 0.1 * gap / open_volume)
+        start = replace(start, smoothing=smoothing)
     second = run(crouzeix_raviart, start)
     flux = marini_momentum(cells, second.state.flux[:, 0], data.load)
     flux = equilibrate(crouzeix_raviart, data, flux)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from mpi4py import MPI
@@ -58,6 +59,8 @@ class Newton:
         PETSc options of the linear solves, without prefix.
     """
 
+    title: ClassVar[str] = "Newton's method"
+
     max_iterations: int = 80
     gap_share: float = 0.05
     smoothing_reduction: float = 0.05
@@ -91,7 +94,10 @@ class NewtonState:
 
 @dataclass(frozen=True)
 class NewtonStep:
-    """What one step reports: cost ∫H(w), discrete gap, β, step length, CG steps."""
+    """What one step reports: cost ∫H(w), discrete gap, β, step length, CG steps.
+
+    The augmented Lagrangian has no β and no step length but a penalty r and its two residuals.
+    """
 
     iteration: int
     cost: float
@@ -99,6 +105,9 @@ class NewtonStep:
     smoothing: float
     step_length: float
     linear_iterations: int
+    penalty: float = np.nan
+    primal_residual: float = np.nan
+    dual_residual: float = np.nan
 
 
 @dataclass(frozen=True)
