@@ -394,9 +394,13 @@ class _Run:
     def _unfinished_text(self, level: Level) -> str:
         return self._gap_text(level) + (
             f"{self.method.title} met its limit of {self.method.max_iterations} steps in "
-            f"{' and '.join(level.result.unfinished)}; try a smaller penalty strength, or inf, or "
-            "another first mesh"
+            f'{" and ".join(level.result.unfinished)}; try method = "{self._other_method}", '
+            "another penalty strength or another first mesh"
         )
+
+    @property
+    def _other_method(self) -> str:
+        return next(name for kind, name in _NAMES.items() if not isinstance(self.method, kind))
 
     def _gap_text(self, level: Level) -> str:
         if level.hidden_cost > 0.0:

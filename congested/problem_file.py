@@ -128,8 +128,6 @@ def _unknown_key(key: Key, allowed: Sequence[str]) -> Mistake:
 
 def _wrong_word(key: Key, word: object, words: Sequence[str]) -> Mistake:
     allowed = " or ".join(f'"{entry}"' for entry in words)
-    if word in schema.NOT_AVAILABLE_YET.get((str(key[0]), str(key[-1])), ()):
-        return Mistake(key, f"{shown(word)}, which is not available yet", allowed)
     if key[-1] == "kind" and word in [tags[0] for tags in schema.MODELS[str(key[0])] if tags]:
         return Mistake(key, f"{shown(word)}, which has no place inside another", allowed)
     return Mistake(key, shown(word) + _did_you_mean(word, words), allowed)

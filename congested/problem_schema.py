@@ -28,11 +28,6 @@ from congested.problem_table import (
 )
 from congested.problem_weights import WEIGHTS
 
-# What the design names and a later version brings: (table, key) -> words.
-NOT_AVAILABLE_YET = {
-    ("solver", "method"): ("augmented-lagrangian",),
-}
-
 
 class BoxTable(Table):
     """``[domain] kind = "box"``."""

@@ -395,7 +395,8 @@ def test_history(converged: Solution) -> None:
     history = converged.history
     columns = {
         "level", "cells", "space", "iteration", "discrete_cost", "discrete_gap", "smoothing",
-        "step_length", "linear_iterations", "lower", "upper", "relative_gap", "seconds",
+        "step_length", "penalty", "primal_residual", "dual_residual", "linear_iterations", "lower",
+        "upper", "relative_gap", "seconds",
     }  # fmt: skip
     assert all(set(row) == columns for row in history)
     assert len(history) == converged.solver["newton_iterations"]

@@ -384,10 +384,10 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
         "penalty.strenght",
         ('did you mean "strength"?',),
     ),
-    "method not yet": (
-        {"solver": 'method = "augmented-lagrangian"'},
+    "method misspelt": (
+        {"solver": 'method = "augmented-lagrange"'},
         "solver.method",
-        ("not available yet", 'allowed: "newton"'),
+        ('did you mean "augmented-lagrangian"?', 'allowed: "newton" or "augmented-lagrangian"'),
     ),
     "method wrong": ({"solver": 'method = "newto"'}, "solver.method", ('did you mean "newton"?',)),
     "gap zero": ({"solver": "relative_gap = 0"}, "solver.relative_gap", ("0", "a number > 0")),

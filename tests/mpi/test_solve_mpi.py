@@ -238,3 +238,20 @@ def test_adaptive_meshes_are_the_same_on_any_number_of_ranks(name: str) -> None:
     assert together.bounds.lower == pytest.approx(alone.bounds.lower, rel=1e-3)
     assert together.bounds.upper == pytest.approx(alone.bounds.upper, rel=1e-3)
     assert together.bounds.data_error == pytest.approx(alone.bounds.data_error, rel=0.1)
+
+
+def test_augmented_lagrangian_on_any_number_of_ranks() -> None:
+    problem = make_problem("gaussians")
+    options: dict[str, Any] = {
+        "relative_gap": 1e-2,
+        "method": "augmented-lagrangian",
+        "refine": "none",
+        "lower_bound": "p1",
+    }
+    together = solve(problem, comm=WORLD, **options)
+    alone = solve(problem, comm=MPI.COMM_SELF, **options)
+    assert together.bounds.lower == pytest.approx(alone.bounds.lower, rel=1e-4)
+    assert together.bounds.upper == pytest.approx(alone.bounds.upper, rel=1e-4)
+    assert together.bounds.lower > 0.0
+    assert len(together.history) == len(alone.history)
+    assert together.conservation["max_divergence_residual"] < 1e-12
