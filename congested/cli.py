@@ -295,7 +295,14 @@ def _infeasible_result(
         "dofs": dict.fromkeys(("potential", "flux")),
         "conservation": {"max_divergence_residual": None},
         "solver": {"method": problem.solver.method}
-        | dict.fromkeys(("outer_iterations", "newton_iterations", "linear_iterations")),
+        | dict.fromkeys(
+            (
+                "outer_iterations",
+                "newton_iterations",
+                "augmented_lagrangian_iterations",
+                "linear_iterations",
+            )
+        ),
         "seconds": dict.fromkeys(("setup", "weight", "solve", "certify")) | {"total": watch.total},
         "peak_memory_bytes": parallel.peak_memory_bytes(comm),
         "environment": environment(comm.size),

@@ -430,10 +430,12 @@ class _Run:
             for name in ("setup", "weight", "solve", "certify", "refine", "adapt", "write")
         }
         seconds["total"] = self.watch.total
+        steps = {kind: len(self.history) * isinstance(self.method, kind) for kind in _NAMES}
         solver = {
             "method": self.options.method,
             "outer_iterations": levels,
-            "newton_iterations": len(self.history),
+            "newton_iterations": steps[Newton],
+            "augmented_lagrangian_iterations": steps[AugmentedLagrangian],
             "linear_iterations": self.statistics.iterations,
             "direct_solves": self.statistics.direct_solves,
             "unfinished": list(level.result.unfinished),

@@ -437,7 +437,8 @@ def test_result_has_the_keys_of_the_design(converged: Solution) -> None:
         "dofs": {"potential", "flux"},
         "conservation": {"max_divergence_residual"},
         "solver": {
-            "method", "outer_iterations", "newton_iterations", "linear_iterations",
+            "method", "outer_iterations", "newton_iterations",
+            "augmented_lagrangian_iterations", "linear_iterations",
             "direct_solves", "unfinished",
         },
         "seconds": {

@@ -41,6 +41,8 @@ def both(problem: Problem, **options: Any) -> tuple[Solution, Solution]:
     )
     assert newton.solver["method"] == "newton"
     assert lagrangian.solver["method"] == "augmented-lagrangian"
+    assert lagrangian.solver["newton_iterations"] == 0
+    assert lagrangian.solver["augmented_lagrangian_iterations"] == len(lagrangian.history)
     return newton, lagrangian
 
 
