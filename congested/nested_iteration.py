@@ -179,6 +179,10 @@ class _Run:
                 break
             number += 1
             gaps = level.result.bounds.relative_gap, finer.result.bounds.relative_gap
+            if self._reached(level) and not self._reached(finer):
+                # It was to make the error of the data smaller, and has lost the gap.
+                reason = f"{self._gap_text(level)}the next mesh has a larger one"
+                break
             if finer.result.unfinished and gaps[0] < gaps[1]:
                 # The method failed there: the coarser mesh has the better bounds.
                 reason = self._unfinished_text(finer)
@@ -361,13 +365,22 @@ class _Run:
         return self.options.refine != "none" and children * size <= self.options.max_cells
 
     def _reason_to_end(self, level: Level) -> str | None:
-        if self._reached(level):
-            gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
-            return f"the relative gap {gap:.2e} is certified, as asked ({goal:.2e})"
-        if self._must_stop():
-            return self._stop_text(level)
         size = int(level.cells.total(np.ones(level.cells.number)))
-        if self._may_refine(level.mesh, size) and level.fruitless < _FRUITLESS:
+        may_refine = self._may_refine(level.mesh, size)
+        stop = self._must_stop()
+        if self._reached(level):
+            # Adaptive meshes go on until the load's error is as small as the gap.
+            left = level.load_change if level.unresolved is not None else None
+            gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
+            text = f"the relative gap {gap:.2e} is certified, as asked ({goal:.2e})"
+            if left is None or left <= goal * abs(level.result.bounds.upper):
+                return text
+            if may_refine and not stop:
+                return None
+            return f"{text}; the error of the cell data is larger, see data_error"
+        if stop:
+            return self._stop_text(level)
+        if may_refine and level.fruitless < _FRUITLESS:
             return None
         begin = self._gap_text(level)
         if level.result.unfinished:
@@ -409,6 +422,8 @@ class _Run:
                 f"cost of about {level.hidden_cost:.2g}): "
             )
         gap, goal = level.result.bounds.relative_gap, self.options.relative_gap
+        if self._reached(level):
+            return f"the relative gap {gap:.2e} is certified, as asked ({goal:.2e}): "
         return f"the relative gap is {gap:.2e}, not {goal:.2e}: "
 
     def _stop_text(self, level: Level) -> str:

@@ -121,9 +121,29 @@ def test_a_tenth_of_the_cells_and_the_exact_cost() -> None:
     bounds = adaptive.bounds
     assert bounds.relative_gap <= 8e-3
     assert bounds.data_error is not None
-    # The marker knows the error of the cell data: it is no larger than the gap by much.
-    assert bounds.data_error < 3.0 * bounds.gap
+    # Marker and stop know the error of the cell data: it has to be as small as the gap asked for.
+    assert adaptive.data["cost_error"]["load"] <= 8e-3 * bounds.upper
     assert bounds.lower - bounds.data_error <= exact.values.cost <= bounds.upper + bounds.data_error
+
+
+def test_meshes_go_on_until_the_load_is_resolved_too() -> None:
+    """With P2 the gap is soon small; what the cells do not show of the measures is not."""
+    goal = 2e-2
+    _, problem = concentric(0.1)
+    options = {"relative_gap": goal, "refine": "adaptive", "lower_bound": "p2", "comm": SERIAL}
+    solution = solve(problem, **options)
+    assert solution.status is Status.CONVERGED
+    assert solution.data["cost_error"]["load"] <= goal * solution.bounds.upper
+    # A row has the gap of the mesh before: that of the third was small enough.
+    assert solution.levels == 5
+    before = {row["level"]: row["relative_gap"] for row in solution.history}
+    assert before[4] < before[3] < goal < before[2]
+    # Where there are no more cells to be had the gap is certified all the same.
+    short = solve(problem, max_cells=1500, **options)
+    assert short.levels == 3
+    assert short.status is Status.CONVERGED
+    assert short.data["cost_error"]["load"] > goal * short.bounds.upper
+    assert "the error of the cell data is larger" in short.reason
 
 
 def test_a_marker_of_ones_own() -> None:
