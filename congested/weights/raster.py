@@ -43,6 +43,9 @@ _PIXELS, _DIRECTIONS, _MOST_ATTEMPTS = 128, 128, 2
 _PER_PIXEL = 2
 # Error allowed in the masses of the pixels.
 _PIXEL_TOLERANCE = 1e-8
+# Error of all pieces below which none is cut further: directions and pixels leave as much, and the
+# cuts would go on down to the pixels.
+_LEAST_TOLERANCE = 1.25e-4
 # A cell is cut down to this part of a pixel at the most.
 _SMALLEST_PIECE = 0.5
 
@@ -84,11 +87,15 @@ def raster_weight(
     """
     goal = DEFAULT_TOLERANCE if tolerance is None else tolerance
     area = cells.total(cells.volume)
-    fineness = _Fineness(_PIXELS, _DIRECTIONS, goal)
+    fineness = _Fineness(_PIXELS, _DIRECTIONS, max(goal, _LEAST_TOLERANCE))
     for attempt in range(_MOST_ATTEMPTS):
         masses = _integrate(source, target, cells, cells.simplices, fineness, area)
         chance = chances(cells, masses, area)
-        finer = _Fineness(2 * fineness.pixels, 2 * fineness.directions, 0.25 * fineness.tolerance)
+        finer = _Fineness(
+            2 * fineness.pixels,
+            2 * fineness.directions,
+            max(0.25 * fineness.tolerance, _LEAST_TOLERANCE),
+        )
 
         def better(simplices: FloatArray, finer: _Fineness = finer) -> FloatArray:
             # Few cells and dear tables: that they all are cut twice saves the tables of two levels.
@@ -98,6 +105,8 @@ def raster_weight(
 
         errors = measured_errors(better, cells, masses, chance)
         error = cells.total(errors)
+        if fineness.tolerance <= _LEAST_TOLERANCE:  # which the better rule has, too
+            error = max(error, _LEAST_TOLERANCE * cells.total(masses))
         if error <= goal * cells.total(masses) or attempt + 1 == _MOST_ATTEMPTS:
             break
         fineness = finer
