@@ -36,9 +36,10 @@ from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
 from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status
 from congested.solvers.augmented_lagrangian import AugmentedLagrangian
+from congested.solvers.iteration import Step
 from congested.solvers.level import LevelGoal, Method, solve_level
 from congested.solvers.linear import LinearStatistics
-from congested.solvers.newton import Newton, NewtonStep
+from congested.solvers.newton import Newton
 from congested.weights.base import CellWeight
 
 Progress = Callable[[ProgressEvent], None]
@@ -218,7 +219,7 @@ class _Run:
             self.options.relative_gap, self.options.lower_bound, not self._may_refine(mesh, size)
         )
 
-        def monitor(stage: str, step: NewtonStep) -> bool:
+        def monitor(stage: str, step: Step) -> bool:
             return self._monitor(number, size, stage, step, coarse)
 
         with self.watch("solve"):
@@ -303,7 +304,7 @@ class _Run:
             raise NotConverged(str(error)) from error
 
     def _monitor(
-        self, number: int, size: int, stage: str, step: NewtonStep, coarse: Level | None
+        self, number: int, size: int, stage: str, step: Step, coarse: Level | None
     ) -> bool:
         seconds = time.perf_counter() - self.started
         best = coarse.result.bounds if coarse is not None else Bounds(np.nan, np.nan)

@@ -12,7 +12,7 @@ three decades, which was seen to save half of the iterations or more. r is adapt
 residuals, ∇u − p and the change of r g p, fall alike. The flux is equilibrated at the end, and
 whenever the residuals say that it may be good enough, by the smallest change in the metric of the
 cost's second derivative: then its cost is an upper bound and the duality gap is known, as in
-`newton`, whose states and results are used.
+`newton`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from mpi4py import MPI
 
 from congested.discretization import PotentialSpace, StiffnessSystem
 from congested.geometry import FloatArray
-from congested.integrand import (
-    gradient_penalty,
-    primal_dual_stiffness,
-    proximal_length,
-    transport_cost,
-)
+from congested.integrand import primal_dual_stiffness, proximal_length, transport_cost
+from congested.solvers.iteration import ActivePoints, Iterate, SpaceResult, Step
 from congested.solvers.linear import LinearSolver, LinearStatistics, PetscOptions
-from congested.solvers.newton import NewtonResult, NewtonState, NewtonStep
 
 # The weights g of the penalty are κ over its mean, between this number and one.
 _SMALLEST_WEIGHT = 1e-3
@@ -42,6 +36,11 @@ _ADAPT_EVERY, _ADAPT_BY, _BALANCED = 10, 1.6, 5.0
 # The flux is equilibrated when both residuals are below this multiple of the gap asked for (the gap
 # was seen to be 0.03 of them); each time that it does not do, next below this part of that.
 _FIRST_TRY, _NEXT_TRY = 20.0, 0.4
+# The smoothing of K is this part of the mean flux at least; the flux counts as this part of its
+# scale at least, where there is none yet.
+_LEAST_SMOOTHING, _LEAST_FLUX = 1e-8, 1e-3
+_EQUILIBRATION_TOLERANCE = 1e-8
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -75,160 +74,140 @@ def solve_augmented_lagrangian(
     space: PotentialSpace,
     capacity: FloatArray,
     load: FloatArray,
-    start: NewtonState,
+    start: Iterate,
     relative_gap: float,
     options: AugmentedLagrangian,
     statistics: LinearStatistics,
-    monitor: Callable[[NewtonStep], bool],
-) -> NewtonResult:
-    """Minimise ∫ H(w) on a `PotentialSpace` (collective); arguments as for `solve_newton`.
-
-    `NewtonState.smoothing` is the penalty r here.
-    """
-    solvers = [
+    monitor: Callable[[Step], bool],
+) -> SpaceResult:
+    """Minimise ∫ H(w) on a `PotentialSpace` (collective); arguments as for `solve_newton`."""
+    poisson, equilibration = (
         LinearSolver(StiffnessSystem(space), options.petsc or {}, statistics) for _ in range(2)
-    ]
+    )
+    points = ActivePoints(space, capacity)
     try:
-        return _Iteration(space, capacity, load, solvers, options).run(start, relative_gap, monitor)
+        return _iterate(points, load, poisson, equilibration, start, relative_gap, options, monitor)
     finally:
-        for solver in solvers:
-            solver.destroy()
+        poisson.destroy()
+        equilibration.destroy()
 
 
-class _Iteration:
-    """The problem on the active cells, and what the iterations share."""
-
-    def __init__(
-        self,
-        space: PotentialSpace,
-        capacity: FloatArray,
-        load: FloatArray,
-        solvers: list[LinearSolver],
-        options: AugmentedLagrangian,
-    ) -> None:
-        self.space, self.load, self.options = space, load, options
-        self.comm, self.active = space.mesh.comm, space.active
-        self.volume = space.point_volume[self.active]
-        self.capacity = np.repeat(capacity[self.active, None], space.points_per_cell, axis=1)
-        self.dimension = space.cells.dimension
-        self.measure = self.integral(np.ones_like(self.volume))
-        self.congested = not self.comm.allreduce(bool(np.isinf(self.capacity).any()), op=MPI.LOR)
-        self.weight = np.ones_like(self.capacity)
-        if self.congested:
-            mean = self.integral(self.capacity) / self.measure
-            self.weight = np.clip(self.capacity / mean, _SMALLEST_WEIGHT, 1.0)
-        self.poisson, self.equilibration = solvers
-        self.poisson.system.assemble_matrix(
-            self.full(self.weight[..., None, None] * np.eye(self.dimension))
-        )
-
-    def integral(self, values: FloatArray) -> float:
-        """Integrate values at the points over all ranks."""
-        return float(self.comm.allreduce(float(np.sum(self.volume * values)), op=MPI.SUM))
-
-    def full(self, values: FloatArray) -> FloatArray:
-        """Continue values at the points of active cells by zero."""
-        result = np.zeros((*self.space.point_volume.shape, *values.shape[2:]))
-        result[self.active] = values
-        return result
-
-    def norm(self, vectors: FloatArray) -> float:
-        """Return the L² norm of vectors at the points."""
-        return float(np.sqrt(self.integral(np.sum(vectors**2, axis=-1))))
-
-    def run(
-        self, start: NewtonState, relative_gap: float, monitor: Callable[[NewtonStep], bool]
-    ) -> NewtonResult:
-        """Iterate until the discrete gap is small enough."""
-        options, statistics = self.options, self.poisson.statistics
-        flux, slope = start.flux[self.active], start.gradient[self.active]
-        # The scale of a flux is that of Newton's first β: unit mass through a section.
-        scale = self.measure ** (1.0 / self.dimension - 1.0)
-        penalty = start.smoothing or scale
-        wanted = _FIRST_TRY * relative_gap
-        cost = gap = np.inf
-        certified = flux, slope
-        values = self.poisson.system.solution.x.array.copy()
-        iteration, stop = 0, False
-        while iteration < options.max_iterations and not stop:
-            iteration += 1
-            before = statistics.iterations
-            step = penalty * self.weight[..., None]
-            right = self.full(self.weight[..., None] * slope - flux / penalty)
-            self.poisson.system.assemble_right_hand_side(right, self.load / penalty)
-            values = self.poisson.solve(options.linear_tolerance)
-            gradient = self.space.gradient(values)[self.active]
-            mixed = gradient
-            if iteration > 1:
-                mixed = options.relaxation * gradient + (1.0 - options.relaxation) * slope
-            argument = flux + step * mixed
-            length = np.linalg.norm(argument, axis=-1)
-            shorter = proximal_length(length, step[..., 0], self.capacity)
-            flux = (
-                argument
-                * np.divide(shorter, length, out=np.zeros_like(length), where=length > 0.0)[
-                    ..., None
-                ]
-            )
-            new_slope = (argument - flux) / step
-            primal = self.norm(gradient - new_slope) / max(self.norm(new_slope), 1e-300)
-            dual = self.norm(step * (new_slope - slope)) / max(self.norm(flux), 1e-3 * scale)
-            slope = new_slope
-            if max(primal, dual) <= wanted or iteration == options.max_iterations:
-                certified, cost, gap = self.certify(flux, gradient, max(primal, dual))
-                wanted *= _NEXT_TRY
-            report = NewtonStep(
+def _iterate(
+    points: ActivePoints,
+    load: FloatArray,
+    poisson: LinearSolver,
+    equilibration: LinearSolver,
+    start: Iterate,
+    relative_gap: float,
+    options: AugmentedLagrangian,
+    monitor: Callable[[Step], bool],
+) -> SpaceResult:
+    space, statistics = points.space, poisson.statistics
+    weight = _penalty_weight(points)
+    poisson.system.assemble_matrix(points.full(weight * np.eye(space.cells.dimension)))
+    flux: FloatArray = start.flux[space.active]
+    slope: FloatArray = start.gradient[space.active]
+    penalty = start.penalty or points.flux_scale
+    wanted = _FIRST_TRY * relative_gap
+    cost = gap = np.inf
+    stop = False
+    for iteration in range(1, options.max_iterations + 1):
+        before = statistics.iterations
+        step = penalty * weight[..., 0]
+        right = points.full(weight[..., 0] * slope - flux / penalty)
+        scaled = np.asarray(load / penalty, dtype=np.float64)
+        poisson.system.assemble_right_hand_side(right, scaled)
+        values = poisson.solve(options.linear_tolerance)
+        gradient = space.gradient(values)[space.active]
+        mixed = gradient
+        if iteration > 1:
+            mixed = options.relaxation * gradient + (1.0 - options.relaxation) * slope
+        argument = flux + step * mixed
+        length = np.linalg.norm(argument, axis=-1)
+        shorter = proximal_length(length, step[..., 0], points.capacity)
+        share = np.divide(shorter, length, out=np.zeros_like(length), where=length > 0.0)
+        flux = argument * share[..., None]
+        before_slope, slope = slope, (argument - flux) / step
+        primal = _norm(points, gradient - slope) / max(_norm(points, slope), _TINY)
+        least = _LEAST_FLUX * points.flux_scale
+        dual = _norm(points, step * (slope - before_slope)) / max(_norm(points, flux), least)
+        residual = max(primal, dual)
+        if residual <= wanted:
+            feasible, cost, gap = _certify(points, load, equilibration, flux, gradient, residual)
+            certified = feasible, gradient
+            wanted *= _NEXT_TRY
+        stop = monitor(
+            Step(
                 iteration,
-                cost if cost < np.inf else self.integral(transport_cost(shorter, self.capacity)),
+                cost
+                if cost < np.inf
+                else points.integral(transport_cost(shorter, points.capacity)),
                 gap,
-                np.nan,
-                np.nan,
                 statistics.iterations - before,
-                penalty,
-                primal,
-                dual,
+                penalty=penalty,
+                primal_residual=primal,
+                dual_residual=dual,
             )
-            stop = monitor(report) or (cost < np.inf and gap <= relative_gap * cost)
-            if iteration % _ADAPT_EVERY == 0:
-                ratio = primal / max(dual, 1e-300)
-                if ratio > _BALANCED:
-                    penalty *= _ADAPT_BY
-                elif ratio < 1.0 / _BALANCED:
-                    penalty /= _ADAPT_BY
-        if not cost < np.inf:  # stopped before: what there is becomes feasible
-            certified, cost, gap = self.certify(flux, gradient, max(primal, dual))
-        state = NewtonState(self.full(certified[0]), self.full(certified[1]), penalty)
-        converged = bool(gap <= relative_gap * cost)
-        return NewtonResult(state, values.copy(), cost, gap, converged, iteration, False)
-
-    def certify(
-        self, flux: FloatArray, gradient: FloatArray, residual: float
-    ) -> tuple[tuple[FloatArray, FloatArray], float, float]:
-        """Return the equilibrated flux with ∇u, its cost, and the duality gap.
-
-        The flux w + K∇e with ∫ K∇e·∇v = ∫ f v − ∫ w·∇v is feasible; K is the inverse of the
-        second derivative of the cost, smoothed by the size of the residual.
-        """
-        smoothing = max(residual, 1e-8) * self.norm(flux) / np.sqrt(self.measure)
-        compliance = np.asarray(1.0 / self.capacity, dtype=np.float64)
-        if not self.congested:
-            compliance = compliance + smoothing * self.measure ** (2.0 - 2.0 / self.dimension)
-        direction = gradient - compliance[..., None] * flux
-        matrix = primal_dual_stiffness(flux, direction, compliance, smoothing)
-        system = self.equilibration.system
-        system.assemble(self.full(matrix), self.full(-flux), self.load)
-        correction = self.space.gradient(self.equilibration.solve(1e-8))[self.active]
-        flux = flux + np.einsum("nqij,nqj->nqi", matrix, correction)
-        lengths, slopes = np.linalg.norm(flux, axis=-1), np.linalg.norm(gradient, axis=-1)
-        scaled = gradient
-        if not self.congested:
-            # Gradients longer than one cost infinity: the gap is that of a scaled potential.
-            longest = self.comm.allreduce(float(slopes.max(initial=1.0)), op=MPI.MAX)
-            scaled, slopes = gradient / longest, slopes / longest
-        cost = self.integral(transport_cost(lengths, self.capacity))
-        gap = self.integral(
-            gradient_penalty(slopes, self.capacity)
-            + transport_cost(lengths, self.capacity)
-            - np.sum(flux * scaled, axis=-1)
         )
-        return (flux, gradient), cost, gap
+        if stop or (cost < np.inf and gap <= relative_gap * cost):
+            break
+        if iteration % _ADAPT_EVERY == 0:
+            penalty *= _adaptation(primal, dual)
+    if not (cost < np.inf and gap <= relative_gap * cost):
+        # Stopped before, or out of iterations: the last flux becomes feasible, too.
+        feasible, cost, gap = _certify(points, load, equilibration, flux, gradient, residual)
+        certified = feasible, gradient
+    return SpaceResult(
+        Iterate(points.full(certified[0]), points.full(certified[1]), penalty=penalty),
+        values.copy(),
+        cost,
+        gap,
+        bool(gap <= relative_gap * cost),
+        iteration,
+    )
+
+
+def _penalty_weight(points: ActivePoints) -> FloatArray:
+    """Return g (k, q, 1, 1): κ over its mean within three decades, 1 where κ is infinite."""
+    weight = np.ones_like(points.capacity)
+    if points.congested:
+        mean = points.integral(points.capacity) / points.measure
+        weight = np.clip(points.capacity / mean, _SMALLEST_WEIGHT, 1.0)
+    return np.asarray(weight[..., None, None], dtype=np.float64)
+
+
+def _norm(points: ActivePoints, vectors: FloatArray) -> float:
+    """Return the L² norm of vectors (k, q, d)."""
+    return float(np.sqrt(points.integral(np.sum(vectors**2, axis=-1))))
+
+
+def _adaptation(primal: float, dual: float) -> float:
+    """Return the factor by which r is changed, so that both residuals fall alike."""
+    if primal > _BALANCED * dual:
+        return _ADAPT_BY
+    return 1.0 / _ADAPT_BY if dual > _BALANCED * primal else 1.0
+
+
+def _certify(
+    points: ActivePoints,
+    load: FloatArray,
+    solver: LinearSolver,
+    flux: FloatArray,
+    gradient: FloatArray,
+    residual: float,
+) -> tuple[FloatArray, float, float]:
+    """Return the equilibrated flux (k, q, d), its cost, and the duality gap.
+
+    The flux w + K∇e with ∫ K∇e·∇v = ∫ f v − ∫ w·∇v is feasible; K is the inverse of the
+    second derivative of the cost, smoothed by the size of the residual.
+    """
+    mean = _norm(points, flux) / np.sqrt(points.measure)
+    smoothing = max(residual, _LEAST_SMOOTHING) * max(mean, _LEAST_FLUX * points.flux_scale)
+    compliance = points.compliance(smoothing)
+    direction = gradient - compliance[..., None] * flux
+    matrix = primal_dual_stiffness(flux, direction, compliance, smoothing)
+    solver.system.assemble(points.full(matrix), points.full(-flux), load)
+    correction = points.space.gradient(solver.solve(_EQUILIBRATION_TOLERANCE))
+    flux = flux + np.einsum("nqij,nqj->nqi", matrix, correction[points.space.active])
+    cost, gap = points.cost_and_gap(flux, gradient)
+    return flux, cost, gap

@@ -33,16 +33,9 @@ from congested.solvers.augmented_lagrangian import (
     AugmentedLagrangian,
     solve_augmented_lagrangian,
 )
+from congested.solvers.iteration import Iterate, SpaceResult, Step, initial_iterate, transfer
 from congested.solvers.linear import LinearStatistics
-from congested.solvers.newton import (
-    Newton,
-    NewtonResult,
-    NewtonState,
-    NewtonStep,
-    initial_state,
-    solve_newton,
-    transfer_state,
-)
+from congested.solvers.newton import Newton, solve_newton
 
 # The certified gap that a first guess of the flux on a new mesh is expected to leave.
 _FIRST_GUESS_GAP = 1e-2
@@ -82,8 +75,8 @@ class LevelResult:
         "p1" or "p2".
     dofs
         Sizes of the potential (of the lower bound) and flux spaces.
-    state
-        Newton iterate in P1, from which the next mesh starts.
+    iterate
+        Iterate in P1, from which the next mesh starts.
     restarted
         Spaces whose start was of no use at its small β.
     unfinished
@@ -99,7 +92,7 @@ class LevelResult:
     totals: dict[str, float]
     lower_bound_from: str
     dofs: dict[str, int]
-    state: NewtonState
+    iterate: Iterate
     restarted: frozenset[str]
     unfinished: tuple[str, ...]
 
@@ -123,7 +116,7 @@ class LevelGoal:
     last: bool
 
 
-Monitor = Callable[[str, NewtonStep], bool]
+Monitor = Callable[[str, Step], bool]
 Method = Newton | AugmentedLagrangian
 
 
@@ -171,13 +164,13 @@ def solve_level(
     restarted: set[str] = set()
     unfinished: list[str] = []
 
-    def run(on: PotentialSpace, start: NewtonState) -> NewtonResult:
+    def run(on: PotentialSpace, start: Iterate) -> SpaceResult:
         wanted = method.gap_share * goal.relative_gap
         if coarse is not None and on.kind in coarse[0].restarted:
             start = replace(start, distrusted=True)
         arguments = (on, data.capacity, data.load, start, wanted)
 
-        def report(step: NewtonStep) -> bool:
+        def report(step: Step) -> bool:
             return monitor(on.kind, step)
 
         if isinstance(method, Newton):
@@ -192,9 +185,9 @@ def solve_level(
 
     p1 = space(LAGRANGE_1)
     if coarse is None:
-        start = initial_state(p1)
+        start = initial_iterate(p1)
     else:
-        start = transfer_state(coarse[0].state, p1, coarse[1])
+        start = transfer(coarse[0].iterate, p1, coarse[1])
     first = run(p1, start)
     if coarse is not None and stopped():
         return None
@@ -203,12 +196,10 @@ def solve_level(
     own = np.arange(cells.number)
     gap = coarse[0].cell_data_gap if coarse is not None else _FIRST_GUESS_GAP * first.cost
     open_volume = cells.total(np.where(data.active, cells.volume, 0.0))
-    start = transfer_state(first.state, crouzeix_raviart, own)
-    if isinstance(method, Newton):
-        smoothing = max(first.state.smoothing or 0.0, 0.1 * gap / open_volume)
-        start = replace(start, smoothing=smoothing)
+    smoothing = max(first.iterate.smoothing or 0.0, 0.1 * gap / open_volume)
+    start = replace(transfer(first.iterate, crouzeix_raviart, own), smoothing=smoothing)
     second = run(crouzeix_raviart, start)
-    flux = marini_momentum(cells, second.state.flux[:, 0], data.load)
+    flux = marini_momentum(cells, second.iterate.flux[:, 0], data.load)
     flux = equilibrate(crouzeix_raviart, data, flux)
 
     potential = _conforming(p1, data, first, continuum)
@@ -220,7 +211,7 @@ def solve_level(
         bounds = _checked(bounds)
     elif _wants_p2(goal, bounds.relative_gap) and not stopped():
         p2 = space(LAGRANGE_2)
-        third = run(p2, transfer_state(second.state, p2, own))
+        third = run(p2, transfer(second.iterate, p2, own))
         candidate = _conforming(p2, data, third)
         sharper = _integrals(data, candidate, flux)
         if _bounds(data, sharper).lower > bounds.lower:
@@ -237,7 +228,7 @@ def solve_level(
         totals=_totals(data, integrals),
         lower_bound_from=chosen,
         dofs={"potential": dofs, "flux": crouzeix_raviart.global_dofs},
-        state=first.state,
+        iterate=first.iterate,
         restarted=frozenset(restarted),
         unfinished=tuple(unfinished),
     )
@@ -254,7 +245,7 @@ def _wants_p2(goal: LevelGoal, relative_gap: float) -> bool:
 def _conforming(
     space: PotentialSpace,
     data: CellData,
-    result: NewtonResult,
+    result: SpaceResult,
     continuum: ContinuumData | None = None,
 ) -> PotentialValues:
     """Return the potential on cells, multiplied by the best number."""

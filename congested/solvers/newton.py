@@ -20,17 +20,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from mpi4py import MPI
 
 from congested.discretization import PotentialSpace, StiffnessSystem
 from congested.geometry import FloatArray
 from congested.integrand import (
-    gradient_penalty,
     primal_dual_stiffness,
     smoothed_cost,
     smoothed_gradient,
     transport_cost,
 )
+from congested.solvers.iteration import ActivePoints, Iterate, SpaceResult, Step
 from congested.solvers.linear import LinearSolver, LinearStatistics, PetscOptions
 
 # A start whose first step leaves this relative gap was useless; β is then this part of the mean
@@ -69,112 +68,16 @@ class Newton:
     petsc: PetscOptions | None = None
 
 
-@dataclass(frozen=True)
-class NewtonState:
-    """Iterate of the method.
-
-    Attributes
-    ----------
-    flux
-        w = −m (n, q, d).
-    gradient
-        ∇u (n, q, d).
-    smoothing
-        β, in units of the flux; None where the method chooses.
-    distrusted
-        As a start: whether `smoothing` is expected to be too small for so rough a guess, because
-        it was on the coarser mesh.
-    """
-
-    flux: FloatArray
-    gradient: FloatArray
-    smoothing: float | None = None
-    distrusted: bool = False
-
-
-@dataclass(frozen=True)
-class NewtonStep:
-    """What one step reports: cost ∫H(w), discrete gap, β, step length, CG steps.
-
-    The augmented Lagrangian has no β and no step length but a penalty r and its two residuals.
-    """
-
-    iteration: int
-    cost: float
-    gap: float
-    smoothing: float
-    step_length: float
-    linear_iterations: int
-    penalty: float = np.nan
-    primal_residual: float = np.nan
-    dual_residual: float = np.nan
-
-
-@dataclass(frozen=True)
-class NewtonResult:
-    """Where the iteration stopped.
-
-    Attributes
-    ----------
-    state
-        Last iterate; `state.flux` is feasible if at least one step was taken.
-    potential
-        Values of the potential of the last linear solve (owned and ghost dofs).
-    cost, gap
-        ∫H(w) and the discrete duality gap.
-    converged
-        Whether the gap fell below the target.
-    iterations
-        Number of steps.
-    restarted
-        Whether β had to be raised to make use of the start.
-    """
-
-    state: NewtonState
-    potential: FloatArray
-    cost: float
-    gap: float
-    converged: bool
-    iterations: int
-    restarted: bool
-
-
-def initial_state(space: PotentialSpace) -> NewtonState:
-    """Return the start from nothing: w = 0, ∇u = 0."""
-    zero = np.zeros((space.cells.number, space.points_per_cell, space.cells.dimension))
-    return NewtonState(zero, zero)
-
-
-def transfer_state(state: NewtonState, space: PotentialSpace, parent: np.ndarray) -> NewtonState:
-    """Carry an iterate to another space or a finer mesh: cell means of w and ∇u are injected.
-
-    Parameters
-    ----------
-    state
-        Iterate on the coarse cells.
-    space
-        Space to start on.
-    parent
-        Local coarse cell of each owned cell of `space` (n,).
-    """
-    q = space.points_per_cell
-
-    def inject(values: FloatArray) -> FloatArray:
-        return np.repeat(values.mean(axis=1)[parent][:, None], q, axis=1)
-
-    return NewtonState(inject(state.flux), inject(state.gradient), state.smoothing)
-
-
 def solve_newton(
     space: PotentialSpace,
     capacity: FloatArray,
     load: FloatArray,
-    start: NewtonState,
+    start: Iterate,
     relative_gap: float,
     options: Newton,
     statistics: LinearStatistics,
-    monitor: Callable[[NewtonStep], bool],
-) -> NewtonResult:
+    monitor: Callable[[Step], bool],
+) -> SpaceResult:
     """Minimise ∫ H(w) on a `PotentialSpace` (collective).
 
     Parameters
@@ -196,7 +99,7 @@ def solve_newton(
 
     Returns
     -------
-    NewtonResult
+    SpaceResult
         Never raises for slow convergence: look at `converged`.
     """
     system = StiffnessSystem(space)
@@ -212,54 +115,38 @@ def _iterate(
     solver: LinearSolver,
     capacity: FloatArray,
     load: FloatArray,
-    start: NewtonState,
+    start: Iterate,
     relative_gap: float,
     options: Newton,
-    monitor: Callable[[NewtonStep], bool],
-) -> NewtonResult:
+    monitor: Callable[[Step], bool],
+) -> SpaceResult:
     space = system.potential_space
-    comm, active = space.mesh.comm, space.active
-    volume = space.point_volume[active]
-    capacity = np.repeat(capacity[active, None], space.points_per_cell, axis=1)
-    compliance = np.asarray(1.0 / capacity, dtype=np.float64)
-    dimension = space.cells.dimension
-    congested = not comm.allreduce(bool(np.isinf(capacity).any()), op=MPI.LOR)
-
-    def integral(values: FloatArray) -> float:
-        return float(comm.allreduce(float(np.sum(volume * values)), op=MPI.SUM))
-
-    measure = integral(np.ones_like(volume))
+    points = ActivePoints(space, capacity)
+    active, measure, integral = space.active, points.measure, points.integral
     flux, gradient = start.flux[active], start.gradient[active]
-    # A flux of size mass/|Ω|^((d-1)/d) has unit mass through a section: the scale to start from.
-    flux_scale = measure ** (1.0 / dimension - 1.0)
-    smoothing = start.smoothing or flux_scale
+    smoothing = start.smoothing or points.flux_scale
     restart_smoothing = None
     if start.smoothing is not None:
         lengths = np.linalg.norm(flux, axis=-1)
-        large = _RESTART_SHARE * integral(transport_cost(lengths, capacity)) / measure
+        large = _RESTART_SHARE * integral(transport_cost(lengths, points.capacity)) / measure
         restart_smoothing = large if large > smoothing else None
     restarted = start.distrusted and restart_smoothing is not None
     if restarted and restart_smoothing is not None:
         smoothing, restart_smoothing = restart_smoothing, None
-    stiffness = np.zeros((*space.point_volume.shape, dimension, dimension))
-    residual = np.zeros((*space.point_volume.shape, dimension))
     feasible = False
     cost = gap = np.inf
     iteration = 0
     for iteration in range(1, options.max_iterations + 1):
-        # W₁ (κ = ∞): H is flat along w, and the stiffness along the flux would grow like |w|³/β²;
-        # a compliance that vanishes with β keeps it below |w|²/β.
-        softened: FloatArray = compliance if congested else compliance + smoothing / flux_scale**2
+        softened = points.compliance(smoothing)
         matrix = primal_dual_stiffness(
             flux, gradient - softened[..., None] * flux, softened, smoothing
         )
         derivative = smoothed_gradient(flux, softened, smoothing)
-        stiffness[active] = matrix
-        residual[active] = np.einsum("nqij,nqj->nqi", matrix, derivative) - flux
-        system.assemble(stiffness, residual, load)
+        residual = np.einsum("nqij,nqj->nqi", matrix, derivative) - flux
+        system.assemble(points.full(matrix), points.full(residual), load)
         before = solver.statistics.iterations
         tolerance = options.linear_tolerance
-        if congested:
+        if points.congested:
             relative = gap / cost if cost < np.inf else np.inf
             tolerance = max(tolerance, min(1e-4 * relative, options.loosest_linear_tolerance))
         values = solver.solve(tolerance)
@@ -276,21 +163,9 @@ def _iterate(
         flux = flux + length * step
         gradient = gradient + length * (new_gradient - gradient)
         feasible = True
-
-        flux_norm = np.linalg.norm(flux, axis=-1)
-        gradient_norm = np.linalg.norm(new_gradient, axis=-1)
-        if not congested:
-            # Gradients longer than one cost infinity, so the gap is that of a scaled potential.
-            longest = comm.allreduce(float(gradient_norm.max(initial=1.0)), op=MPI.MAX)
-            new_gradient, gradient_norm = new_gradient / longest, gradient_norm / longest
-        cost = integral(transport_cost(flux_norm, capacity))
-        gap = integral(
-            gradient_penalty(gradient_norm, capacity)
-            + transport_cost(flux_norm, capacity)
-            - np.sum(flux * new_gradient, axis=-1)
-        )
+        cost, gap = points.cost_and_gap(flux, new_gradient)
         linear_iterations = solver.statistics.iterations - before
-        stop = monitor(NewtonStep(iteration, cost, gap, smoothing, length, linear_iterations))
+        stop = monitor(Step(iteration, cost, gap, linear_iterations, smoothing, length))
         if gap <= relative_gap * cost or stop:
             break
         if restart_smoothing is not None and gap > _USELESS_GAP * cost:
@@ -303,16 +178,13 @@ def _iterate(
         # The error made by smoothing is at most β |Ω|: follow the gap down, but never below what
         # the goal needs by more than a factor 100 (the conditioning would suffer for nothing).
         wanted = max(0.1 * gap / measure, options.smoothing_reduction * smoothing)
-        if congested and length == 1.0:
+        if points.congested and length == 1.0:
             # A full step has used up this β, even where the gap is still far above β |Ω|.
             wanted = min(wanted, 0.5 * smoothing)
         smoothing = min(smoothing, max(wanted, 0.01 * relative_gap * cost / measure))
 
-    full_flux = np.zeros((*space.point_volume.shape, dimension))
-    full_gradient = np.zeros_like(full_flux)
-    full_flux[active], full_gradient[active] = flux, gradient
-    return NewtonResult(
-        NewtonState(full_flux, full_gradient, smoothing),
+    return SpaceResult(
+        Iterate(points.full(flux), points.full(gradient), smoothing),
         system.solution.x.array.copy(),
         cost,
         gap,

@@ -23,16 +23,12 @@ from congested.measures.gaussian_mixture import GaussianMixture
 from congested.nested_iteration import solve
 from congested.problem import Problem
 from congested.recovery import marini_momentum
+from congested.solvers.iteration import Iterate, SpaceResult, Step, initial_iterate, transfer
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import (
     Newton,
-    NewtonResult,
-    NewtonState,
-    NewtonStep,
     _line_search,
-    initial_state,
     solve_newton,
-    transfer_state,
 )
 from congested.weights.kinds import ConstantWeight
 
@@ -63,14 +59,14 @@ def run(
     space: PotentialSpace,
     data: CellData,
     *,
-    start: NewtonState | None = None,
+    start: Iterate | None = None,
     relative_gap: float = 1e-6,
     options: Newton | None = None,
     stop_after: int = 10**6,
-) -> tuple[NewtonResult, list[NewtonStep]]:
-    steps: list[NewtonStep] = []
+) -> tuple[SpaceResult, list[Step]]:
+    steps: list[Step] = []
 
-    def monitor(step: NewtonStep) -> bool:
+    def monitor(step: Step) -> bool:
         steps.append(step)
         return len(steps) >= stop_after
 
@@ -78,7 +74,7 @@ def run(
         space,
         data.capacity,
         data.load,
-        start or initial_state(space),
+        start or initial_iterate(space),
         relative_gap,
         options or Newton(),
         LinearStatistics(),
@@ -133,7 +129,7 @@ def test_flux_is_feasible_after_every_step(kind: str, stop_after: int) -> None:
     space, data = make_problem(kind)
     options = Newton(petsc={"ksp_rtol": 1e-13})
     result, _ = run(space, data, stop_after=stop_after, options=options)
-    flux = result.state.flux
+    flux = result.iterate.flux
     system = StiffnessSystem(space)
     stiffness = np.zeros((*flux.shape, flux.shape[-1]))
     system.assemble(stiffness, -flux, data.load)
@@ -146,7 +142,7 @@ def test_flux_is_feasible_after_every_step(kind: str, stop_after: int) -> None:
 def test_crouzeix_raviart_flux_is_conservative_by_marini() -> None:
     space, data = make_problem(CROUZEIX_RAVIART, hole=True)
     result, _ = run(space, data, stop_after=2, options=Newton(petsc={"ksp_rtol": 1e-13}))
-    flux = marini_momentum(data.cells, result.state.flux[:, 0], data.load)
+    flux = marini_momentum(data.cells, result.iterate.flux[:, 0], data.load)
     jumps = np.bincount(space.dofmap[space.active].ravel(), flux[space.active].ravel())
     assert np.abs(jumps).max() <= 1e-10 * np.abs(flux).max()
 
@@ -157,7 +153,7 @@ def test_inactive_cells_carry_nothing(kind: str) -> None:
     result, _ = run(space, data)
     assert result.converged
     assert 0 < np.count_nonzero(~space.active) < data.cells.number
-    assert (result.state.flux[~space.active] == 0.0).all()
+    assert (result.iterate.flux[~space.active] == 0.0).all()
 
 
 @pytest.mark.parametrize("limit", [1, 4])
@@ -179,7 +175,7 @@ def test_monitor_stops_the_iteration() -> None:
 def test_start_from_the_solution_needs_one_step() -> None:
     space, data = make_problem(CROUZEIX_RAVIART)
     first, steps = run(space, data)
-    again, more = run(space, data, start=first.state)
+    again, more = run(space, data, start=first.iterate)
     assert again.converged
     assert len(more) == 1 < len(steps)
 
@@ -189,8 +185,8 @@ def test_useless_start_is_survived() -> None:
     space, data = make_problem(CROUZEIX_RAVIART)
     reference, steps = run(space, data)
     generator = np.random.default_rng(0)
-    shape = reference.state.flux.shape
-    start = NewtonState(generator.normal(size=shape), generator.normal(size=shape), 1e-6)
+    shape = reference.iterate.flux.shape
+    start = Iterate(generator.normal(size=shape), generator.normal(size=shape), 1e-6)
     result, more = run(space, data, start=start)
     assert result.converged
     assert result.cost == pytest.approx(reference.cost, rel=2e-6)
@@ -204,7 +200,7 @@ def test_nothing_to_transport() -> None:
     assert result.converged
     assert len(steps) == 1
     assert (result.cost, result.gap) == (0.0, 0.0)
-    assert (result.state.flux == 0.0).all()
+    assert (result.iterate.flux == 0.0).all()
 
 
 def test_without_congestion() -> None:
@@ -224,9 +220,9 @@ def test_without_congestion() -> None:
 def test_transfer_injects_cell_means(kind: str) -> None:
     space, _ = make_problem(kind)
     generator = np.random.default_rng(0)
-    coarse = NewtonState(*generator.normal(size=(2, 5, 3, 2)), smoothing=0.25)
+    coarse = Iterate(*generator.normal(size=(2, 5, 3, 2)), smoothing=0.25)
     parent = generator.integers(0, 5, size=space.cells.number)
-    fine = transfer_state(coarse, space, parent)
+    fine = transfer(coarse, space, parent)
     assert fine.smoothing == 0.25
     for old, new in ((coarse.flux, fine.flux), (coarse.gradient, fine.gradient)):
         assert new.shape == (space.cells.number, space.points_per_cell, 2)
