@@ -16,9 +16,9 @@ import numpy as np
 from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
-from congested.discretization import CROUZEIX_RAVIART, LAGRANGE_1, BoolArray, PotentialSpace
+from congested.discretization import CROUZEIX_RAVIART, LAGRANGE_1, PotentialSpace
 from congested.errors import InfeasibleProblem
-from congested.geometry import Cells, FloatArray
+from congested.geometry import BoolArray, Cells, FloatArray
 from congested.integrand import capacity
 from congested.measures.base import RestrictedMasses
 from congested.weights.base import CellWeight

@@ -11,14 +11,12 @@ All kernels stand in one file: Numba's cache on disk looks for changes only in a
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from congested.compiled import compiler
-from congested.geometry import FloatArray, IntArray
+from congested.geometry import BoolArray, FloatArray, IntArray
 
 compiled = compiler(__file__)
 
-BoolArray = npt.NDArray[np.bool_]
 
 # A cut leaves up to 3 pieces of a tetrahedron; no cell is cut more than four times in a row.
 _MOST_PIECES = 3**4

@@ -32,6 +32,7 @@ from congested.measures.base import (
 )
 from congested.problem import CONTINUUM, Problem
 from congested.weights.base import CellWeight
+from congested.weights.kinds import Interpolates, MixtureWeight, Weight
 from congested.weights.lower_bound import has_lower_bound, weight_from_below
 
 _KEY = "solver.scope"
@@ -90,9 +91,23 @@ def check_scope(problem: Problem) -> None:
         if not has_lower_bound(weight, problem.source, problem.target):
             raise _refusal(
                 f"no lower bound of the weight {type(weight).__name__} is known inside the cells; "
-                "there is one of constant weights, and of Interpolates with independent coupling "
-                "of Gaussian mixtures"
+                "there is one of constant weights, Gaussian mixtures, the interpolates of two of "
+                "these with independent coupling, and mixtures of such weights"
             )
+        _check_rules(weight, "weight")
+
+
+def _check_rules(weight: Weight, place: str) -> None:
+    """Refuse the rules whose errors have no bound, before anything is computed."""
+    if isinstance(weight, MixtureWeight):
+        for number, part in enumerate(weight.parts):
+            _check_rules(part, f"{place}.parts[{number}]")
+    if isinstance(weight, Interpolates) and weight.rule not in ("auto", "closed-form"):
+        raise InputError(
+            f'found "{weight.rule}", whose errors have no bound, with solver.scope = "continuum"; '
+            'allowed: "auto" or "closed-form"',
+            key=f"{place}.rule",
+        )
 
 
 def _refusal(reason: str) -> InputError:

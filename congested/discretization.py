@@ -22,9 +22,7 @@ from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
 from congested.compatibility import expression, owned_range, tabulate_gradients
-from congested.geometry import Cells, FloatArray
-
-BoolArray = npt.NDArray[np.bool_]
+from congested.geometry import BoolArray, Cells, FloatArray
 
 CROUZEIX_RAVIART = "crouzeix-raviart"
 LAGRANGE_1 = "p1"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 # Local edges of a simplex as pairs of local vertices, in the order of P2's edge values.
 EDGES = {

@@ -143,7 +143,7 @@ def compute_weight(
     Raises
     ------
     InputError
-        If the problem is wrong, or the refined mesh would have more than `max_cells` cells.
+        If the problem is wrong, or the mesh would have more than `max_cells` cells.
     """
     comm = comm or MPI.COMM_WORLD
     if refine < 0:
@@ -153,11 +153,12 @@ def compute_weight(
     dimension = mesh.topology.dim
     check_dimensions(problem, dimension)
     number = int(mesh.topology.index_map(dimension).size_global) * 2 ** (dimension * refine)
-    if refine and number > problem.solver.max_cells:
+    if number > problem.solver.max_cells:
+        found, key = (refine, "refine") if refine else ("a mesh", "cells")
         raise InputError(
-            f"found {refine}, which makes {number} cells; allowed: at most solver.max_cells = "
+            f"found {found}, which makes {number} cells; allowed: at most solver.max_cells = "
             f"{problem.solver.max_cells}",
-            key="refine",
+            key=key,
         )
     for _ in range(refine):
         mesh, _ = refine_uniformly(mesh)

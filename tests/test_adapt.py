@@ -54,6 +54,12 @@ def test_marker_at_its_limits() -> None:
     indicator[7] = np.inf
     np.testing.assert_array_equal(np.flatnonzero(BulkMarker()(cells, indicator)), [7])
     assert BulkMarker()(cells, np.ones(cells.number)).all()
+    # All of it means all that is not zero, over however many decades.
+    decades = np.logspace(-300, 0, cells.number)
+    decades[3] = 0.0
+    np.testing.assert_array_equal(BulkMarker(1.0)(cells, decades), decades > 1e-17)
+    tiny = 1e-200 * np.arange(cells.number)
+    np.testing.assert_array_equal(BulkMarker(1.0)(cells, tiny), tiny > 0.0)
     for wrong in (0.0, 1.5, np.nan):
         with pytest.raises(InputError, match=r"share: found .*; allowed: a number in \(0, 1\]"):
             BulkMarker(wrong)

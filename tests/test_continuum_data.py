@@ -18,6 +18,7 @@ from congested.certificate import Bounds, CellIntegrals
 from congested.continuum_data import (
     MASS_TOLERANCE,
     ContinuumData,
+    check_scope,
     continuum_bounds,
     make_continuum_data,
 )
@@ -33,12 +34,12 @@ from congested.measures.points import Points
 from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
 from congested.measures.uniform import UniformBall, UniformBox
 from congested.nested_iteration import solve
-from congested.problem import OutputOptions, Problem
+from congested.problem import OutputOptions, Problem, SolverOptions
 from congested.solution import Solution, Status
 from congested.solvers import level
 from congested.weights.base import CellWeight
 from congested.weights.compute import cell_weight
-from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates
+from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates, MixtureWeight
 
 SERIAL = MPI.COMM_SELF
 
@@ -267,6 +268,25 @@ def parts() -> tuple[Problem, Any, CellWeight, ContinuumData]:
     problem = two_gaussians(std=0.13)
     _, data, weight = parts_of(problem)
     return problem, data, weight, make_continuum_data(problem, data, weight)
+
+
+@pytest.mark.parametrize("rule", ["rays", "segments"])
+def test_rules_without_a_bound_are_refused_before_anything_is_computed(rule: str) -> None:
+    cloud = GaussianMixture.from_stds([[0.4, 0.5]], [0.1])
+    lines = Interpolates(rule=rule)
+    for weight, place in (
+        (lines, "weight.rule"),
+        (MixtureWeight((ConstantWeight(), lines)), "weight.parts[1].rule"),
+    ):
+        solver = SolverOptions(scope="continuum")
+        problem = Problem(Box((0.0, 0.0), (1.0, 1.0)), cloud, cloud, weight, solver=solver)
+        with pytest.raises(
+            InputError, match=f'found "{rule}", whose errors have no bound'
+        ) as found:
+            check_scope(problem)
+        assert found.value.key == place
+    free = dataclasses.replace(problem, strength=np.inf)
+    check_scope(free)  # W₁ does not use the weight
 
 
 def test_vertex_masses_have_the_masses_that_the_flux_balances(parts: Any) -> None:

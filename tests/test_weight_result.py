@@ -102,6 +102,13 @@ def test_no_picture_where_none_is_wanted(tmp_path: Path) -> None:
         np.testing.assert_allclose(stored["weight"], 1.0, rtol=1e-13)
 
 
+def test_a_first_mesh_has_its_limit_too() -> None:
+    solver = ct.SolverOptions(max_cells=100)
+    problem = ct.Problem(SQUARE, SOURCE, TARGET, solver=solver)
+    with pytest.raises(ct.InputError, match="cells: found a mesh, which makes 144 cells; allowed"):
+        ct.compute_weight(problem, comm=COMM)
+
+
 def test_refinement_keeps_the_mass_of_each_square() -> None:
     problem = ct.Problem(SQUARE, SOURCE, SOURCE)
     coarse = ct.compute_weight(problem, comm=COMM)

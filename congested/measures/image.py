@@ -17,6 +17,16 @@ from congested.space_curve import hilbert_order
 _ROUNDING = 64 * np.finfo(float).eps
 
 
+def check_not_negative(values: FloatArray) -> None:
+    """Raise an `InputError` that names the smallest of the pixels, if it is negative."""
+    where = np.unravel_index(int(np.argmin(values)), values.shape)
+    if values[where] < 0.0:
+        place = ", ".join(str(index) for index in where)
+        raise InputError(
+            f"found {values[where]:.6g} at [{place}]; allowed: numbers >= 0", key="values"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Image:
     """A density that is constant on each pixel (voxel) of a regular grid, and 0 outside the grid.
@@ -53,12 +63,7 @@ class Image:
         if raw.dtype == bool:
             raw = raw.astype(np.float64)
         values = as_array(raw, "values", "numbers >= 0", (None,) * raw.ndim)
-        if values.min() < 0.0:
-            where = np.unravel_index(int(np.argmin(values)), values.shape)
-            place = ", ".join(str(index) for index in where)
-            raise InputError(
-                f"found {values[where]:.6g} at [{place}]; allowed: numbers >= 0", key="values"
-            )
+        check_not_negative(values)
         if not values.any():
             raise InputError("found only zeros; allowed: at least one number > 0", key="values")
         lower, upper = as_box(self.lower, self.upper, values.ndim)

@@ -13,7 +13,7 @@ from congested.errors import InputError
 from congested.geometry import FloatArray
 from congested.measures.base import as_box
 from congested.measures.files import chosen_array, file_type, read_npy
-from congested.measures.image import Image
+from congested.measures.image import Image, check_not_negative
 
 IMAGE_FILES = (".png", ".npy", ".vti")
 INDEXINGS = ("picture", "coordinates")
@@ -96,6 +96,7 @@ def image_from_file(
                 f"found numbers along {values.ndim} axes for the box from {lower.tolist()} to "
                 f"{upper.tolist()}; allowed: an axis for each coordinate"
             )
+        check_not_negative(values)  # with the index that it has in the file
         return Image(values[::-1].T if rows_first else values, lower, upper)
     except InputError as error:
         key = error.key if error.key in ("lower", "upper") else None

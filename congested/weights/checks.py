@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from congested.geometry import Cells, FloatArray
+from congested.weights.base import CellWeight, summed
 
 # Cells that are checked, about.
 _CHECKED_CELLS = 256
+
+logger = logging.getLogger(__name__)
 
 
 def chances(cells: Cells, masses: FloatArray, volume: float) -> FloatArray:
@@ -55,6 +60,48 @@ def measured_errors(
     errors = np.zeros(cells.number)
     errors[checked] = np.abs(masses[checked] - better(cells.simplices[checked])) / chance[checked]
     return errors
+
+
+def checked_weight(
+    cells: Cells,
+    method: str,
+    masses: FloatArray,
+    errors: FloatArray,
+    *,
+    goal: float,
+    effort: str,
+    details: Mapping[str, Any],
+    hidden: float = 0.0,
+) -> CellWeight:
+    """Return a weight whose error was measured; warn where it is not what was asked (collective).
+
+    Parameters
+    ----------
+    cells, method, masses, errors, details
+        As in `CellWeight`.
+    goal
+        Error asked for, relative to the mass.
+    effort
+        What was done, in words.
+    hidden
+        Error, relative to the mass, that the better rule has as well.
+    """
+    mass = cells.total(masses)
+    error = max(cells.total(errors), hidden * mass)
+    if error > goal * mass and cells.comm.rank == 0:
+        logger.warning(
+            "the weight's error is about %.2g, not %.2g, with %s", error / mass, goal, effort
+        )
+    return summed(
+        cells,
+        method,
+        masses,
+        errors=errors,
+        error=error,
+        unlocated_error=hidden * mass,
+        whole=1.0,
+        details={**details, "tolerance": goal},
+    )
 
 
 def _uniform_of(points: FloatArray) -> FloatArray:

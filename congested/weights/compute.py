@@ -9,6 +9,7 @@ segments, with a standard error.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +33,15 @@ from congested.weights.kinds import (
     MeasureWeight,
     MixtureWeight,
     Weight,
+    refused_rule,
 )
 from congested.weights.optimal import optimal_weight
 from congested.weights.raster import raster_weight
 from congested.weights.raster import serves as raster_serves
 from congested.weights.rays import MOST_SECONDS, foreseen_seconds, rays_weight
 from congested.weights.segments import ALL_PAIRS, all_pairs_weight, sampled_weight
+
+logger = logging.getLogger(__name__)
 
 
 def cell_weight(
@@ -112,6 +116,8 @@ def _interpolates(
     if weight.coupling == "optimal":
         return optimal_weight(weight, source, target, cells, bins)
     rule = _rule(weight, source, target, cells)
+    if rule != "segments" and weight.samples is not None and cells.comm.rank == 0:
+        logger.warning("weight.samples = %d is not used: there is a closed form", weight.samples)
     if rule == "closed-form":
         assert isinstance(source, GaussianMixture)
         assert isinstance(target, GaussianMixture)
@@ -151,13 +157,8 @@ def _rule(weight: Interpolates, source: Measure, target: Measure, cells: Cells) 
         serves["rays"] = seconds <= MOST_SECONDS
         return next(rule for rule, serving in serves.items() if serving)
     if not serves[weight.rule]:
-        allowed = ["auto", *(rule for rule, serving in serves.items() if serving)]
-        raise InputError(
-            f'found "{weight.rule}", which is not available for {type(source).__name__} and '
-            f"{type(target).__name__} in {cells.dimension}D; allowed: "
-            + " or ".join(f'"{rule}"' for rule in allowed),
-            key="weight.rule",
-        )
+        pair = f"{type(source).__name__} and {type(target).__name__} in {cells.dimension}D"
+        raise refused_rule(weight.rule, [rule for rule in serves if serves[rule]], pair)
     return weight.rule
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -55,7 +55,8 @@ class Interpolates:
         ``"rays"`` (shapes, points, ray-monotone pairs), ``"raster"`` (any other densities) and
         ``"segments"`` (everything that can be sampled).
     samples
-        Number of segments where the weight is sampled, rounded up to 8 times a power of two. For
+        Number of segments where the weight is sampled, rounded up to 8 times a power of two; with
+        it ``"auto"`` takes segments wherever there is no closed form. For
         two point sets: the largest number of pairs that are all used. None: as many as
         `tolerance` needs, or, without one, a number that goes with that of the cells (points:
         all pairs up to 2^20). Coupled optimally: points of each measure in all 8 plans together
@@ -98,12 +99,35 @@ class Interpolates:
                 f"found {self.tolerance:g}; allowed: from {SMALLEST_TOLERANCE:g} to 1",
                 key="weight.tolerance",
             )
+        if self.samples is not None and self.rule not in ("auto", "segments"):
+            raise InputError(
+                f'found {self.samples}; allowed: nothing, as rule = "{self.rule}" has no segments',
+                key="weight.samples",
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
         """The coupling and the values that it makes use of, as far as there are any."""
         names = ("coupling", *options_of(self.coupling))
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def refused_rule(rule: str, serving: Sequence[str], pair: str) -> InputError:
+    """Return the error of a rule that does not serve a pair.
+
+    Parameters
+    ----------
+    rule
+        The rule.
+    serving
+        The rules that do serve it, besides "auto".
+    pair
+        What the pair is, in words.
+    """
+    allowed = _one_of(("auto", *serving))
+    return InputError(
+        f'found "{rule}", which is not available for {pair}; allowed: {allowed}', key="weight.rule"
+    )
 
 
 def options_of(coupling: str) -> tuple[str, ...]:

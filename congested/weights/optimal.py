@@ -44,7 +44,7 @@ from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
 from congested.measures.uniform import UniformBox
 from congested.weights.base import REPLICATES, CellWeight, summed
 from congested.weights.gaussian import closed_form_weight, is_single_gaussian
-from congested.weights.kinds import Interpolates
+from congested.weights.kinds import Interpolates, refused_rule
 from congested.weights.plan import LARGEST_PLAN, Plan, optimal_plan, share_out_plans
 from congested.weights.segments import (
     CHUNK,
@@ -86,14 +86,11 @@ def optimal_weight(
         If no plan is found.
     """
     closed_form = _has_closed_form(weight, source, target)
-    possible = ("auto", "closed-form", "segments") if closed_form else ("auto", "segments")
-    if weight.rule not in possible:
-        allowed = " or ".join(f'"{rule}"' for rule in possible)
-        raise InputError(
-            f'found "{weight.rule}", which is not available for this optimal coupling; allowed: '
-            f"{allowed}",
-            key="weight.rule",
-        )
+    serving = ("closed-form", "segments") if closed_form else ("segments",)
+    if weight.rule not in ("auto", *serving):
+        names = f"{type(source).__name__} and {type(target).__name__}"
+        words = f"{names} coupled optimally with order {weight.order}"
+        raise refused_rule(weight.rule, serving, words)
     if closed_form and weight.rule != "segments":
         assert isinstance(source, GaussianMixture)
         assert isinstance(target, GaussianMixture)
@@ -208,7 +205,14 @@ def _sampled_plan_weight(
         if points >= most or found.relative_error <= (weight.tolerance or 0.0):
             break
         points *= 2
-    warn_of_error(cells, found, weight.tolerance)
+    more = "" if points >= _MOST_POINTS else "more weight.samples or "
+    warn_of_error(
+        cells,
+        found,
+        weight.tolerance,
+        f"{REPLICATES} plans of {points} points",
+        f"{more}a larger weight.tolerance",
+    )
     return found
 
 

@@ -9,7 +9,6 @@ as many directions, rays and pixels.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -28,8 +27,8 @@ from congested.measures.density import DensityMeasure
 from congested.measures.image import Image
 from congested.measures.mesh_field import MeshField
 from congested.quadrature import integrate_adaptively
-from congested.weights.base import CellWeight, summed
-from congested.weights.checks import chances, measured_errors
+from congested.weights.base import CellWeight
+from congested.weights.checks import chances, checked_weight, measured_errors
 from congested.weights.raster_kernels import add_direction
 from congested.weights.ray_parts import has_parts
 
@@ -48,8 +47,6 @@ _PIXEL_TOLERANCE = 1e-8
 _LEAST_TOLERANCE = 1.25e-4
 # A cell is cut down to this part of a pixel at the most.
 _SMALLEST_PIECE = 0.5
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,25 +101,20 @@ def raster_weight(
             return masses.reshape(len(simplices), -1).sum(axis=1)
 
         errors = measured_errors(better, cells, masses, chance)
-        error = cells.total(errors)
-        if fineness.tolerance <= _LEAST_TOLERANCE:  # which the better rule has, too
-            error = max(error, _LEAST_TOLERANCE * cells.total(masses))
-        if error <= goal * cells.total(masses) or attempt + 1 == _MOST_ATTEMPTS:
+        if cells.total(errors) <= goal * cells.total(masses) or attempt + 1 == _MOST_ATTEMPTS:
             break
         fineness = finer
-    if error > goal * cells.total(masses) and cells.comm.rank == 0:
-        logger.warning(
-            "the weight's error is about %.2g, not %.2g, with %d directions",
-            error / cells.total(masses),
-            goal,
-            2 * fineness.directions,
-        )
-    details = {
-        "directions": 2 * fineness.directions,
-        "pixels": fineness.pixels,
-        "tolerance": goal,
-    }
-    return summed(cells, "raster", masses, errors=errors, error=error, whole=1.0, details=details)
+    return checked_weight(
+        cells,
+        "raster",
+        masses,
+        errors,
+        goal=goal,
+        effort=f"{2 * fineness.directions} directions",
+        details={"directions": 2 * fineness.directions, "pixels": fineness.pixels},
+        # Pieces are as rough in the better rule then.
+        hidden=_LEAST_TOLERANCE if fineness.tolerance <= _LEAST_TOLERANCE else 0.0,
+    )
 
 
 def _integrate(

@@ -12,7 +12,6 @@ In space directions and cells take so many points that segments (`segments`) wer
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 import numpy as np
@@ -20,8 +19,8 @@ from mpi4py import MPI
 
 from congested.geometry import Cells, FloatArray
 from congested.measures.base import Measure
-from congested.weights.base import CellWeight, summed
-from congested.weights.checks import chances, measured_errors
+from congested.weights.base import CellWeight
+from congested.weights.checks import chances, checked_weight, measured_errors
 from congested.weights.ray_cells import integrate
 from congested.weights.ray_density import ATOMS, FUNNELS, PAIRS, RayTables, densities
 from congested.weights.ray_parts import evaluations_of, tables_of
@@ -44,8 +43,6 @@ _MOST_ATTEMPTS = 5
 MOST_SECONDS = 60.0
 # A ray integral, with what goes with it, for about one point per cell.
 _SECONDS_PER_RAY = 1.5e-8
-
-logger = logging.getLogger(__name__)
 
 
 def foreseen_seconds(source: Measure, target: Measure, cells: Cells) -> float:
@@ -109,17 +106,16 @@ def rays_weight(
         else:
             break
     assert best is not None
-    error, masses, errors, order = best
-    if error > goal and cells.comm.rank == 0:
-        logger.warning(
-            "the weight's error is about %.2g, not %.2g, with %d points per stretch of directions",
-            error,
-            goal,
-            order,
-        )
-    error *= cells.total(masses)
-    details = {"order": order, "tolerance": goal}
-    return summed(cells, "rays", masses, errors=errors, error=error, whole=1.0, details=details)
+    _, masses, errors, order = best
+    return checked_weight(
+        cells,
+        "rays",
+        masses,
+        errors,
+        goal=goal,
+        effort=f"{order} points per stretch of directions",
+        details={"order": order},
+    )
 
 
 def _size(cells: Cells) -> float:

@@ -250,19 +250,37 @@ def segments_weight(
         stage *= 2
         if exact is not None and REPLICATES * stage >= pairs:
             return exact()
-    warn_of_error(cells, weight, tolerance)
+    warn_of_error(
+        cells,
+        weight,
+        tolerance,
+        f"{weight.samples} segments",
+        "more weight.samples or a larger weight.tolerance",
+    )
     return weight
 
 
-def warn_of_error(cells: Cells, weight: CellWeight, tolerance: float | None) -> None:
-    """Log a warning on rank 0 if a sampled weight misses the tolerance asked for."""
+def warn_of_error(
+    cells: Cells, weight: CellWeight, tolerance: float | None, effort: str, remedy: str
+) -> None:
+    """Log a warning on rank 0 if a sampled weight misses the tolerance asked for.
+
+    Parameters
+    ----------
+    cells, weight, tolerance
+        The cells, the weight, and what was asked for.
+    effort
+        What was done, in words.
+    remedy
+        What the user may give.
+    """
     if tolerance is not None and weight.relative_error > tolerance and cells.comm.rank == 0:
         logger.warning(
-            "the weight's standard error is %.2g after %d segments, not %.2g: give more "
-            "weight.samples or a larger weight.tolerance",
+            "the weight's standard error is %.2g after %s, not %.2g: give %s",
             weight.relative_error,
-            weight.samples,
+            effort,
             tolerance,
+            remedy,
         )
 
 

@@ -332,6 +332,13 @@ MISTAKES: dict[str, tuple[str, Maker, dict[str, object], str | None, str]] = {
         None,
         "found -1 at [0, 1]; allowed: numbers >= 0",
     ),
+    "negative in a picture": (  # named as the file has it, not as (x, y)
+        "a.npy",
+        lambda file: np.save(file, [[1.0, 1.0, 1.0], [1.0, 1.0, -1.0]]),
+        {"indexing": "picture"},
+        None,
+        "found -1 at [1, 2]; allowed: numbers >= 0",
+    ),
     "NaN": (
         "a.npy",
         lambda file: np.save(file, [[1.0, np.nan]]),

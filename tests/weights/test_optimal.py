@@ -376,6 +376,12 @@ def test_plans_are_repeated_with_more_points_until_the_tolerance_is_met(
     with caplog.at_level(logging.WARNING):
         weight = cell_weight(optimal_kind(1, tolerance=1e-4), *pair, cells)
     assert weight.details["points_per_plan"] == 128
+    # More points than these are not to be had.
+    assert "after 8 plans of 128 points" in caplog.text
+    assert "give a larger weight.tolerance" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        cell_weight(optimal_kind(1, samples=8 * 32, tolerance=1e-4), *pair, cells)
     assert "give more weight.samples or a larger weight.tolerance" in caplog.text
 
 

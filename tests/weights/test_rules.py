@@ -8,6 +8,7 @@ import pytest
 from congested.errors import InputError
 from congested.geometry import Cells, split_simplices
 from congested.measures.gaussian_mixture import GaussianMixture
+from congested.weights import raster
 from congested.weights.base import CellWeight
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import Interpolates
@@ -191,6 +192,43 @@ def test_rules_that_do_not_serve_are_refused(name: str, rule: str, allowed: str)
     found = rf'weight\.rule: found "{rule}", .*allowed: "auto" or {allowed}'
     with pytest.raises(InputError, match=found):
         cell_weight(Interpolates(rule=rule), *PAIRS[name])
+
+
+def test_what_a_rule_misses_is_not_mass_outside(
+    computed: dict[tuple[str, str], CellWeight],
+) -> None:
+    """Everything is inside; mass that is missing within the error is no loss."""
+    for name, rule in (("box-gauss", "rays"), ("points-disc", "rays"), ("images", "raster")):
+        weight = computed[name, rule]
+        assert weight.lost == 0.0
+        assert abs(weight.mass - 1.0) <= weight.relative_error
+    assert any(computed[case].mass < 1.0 for case in computed if case[1] in ("rays", "raster"))
+
+
+def test_a_raster_ends_where_a_tolerance_is_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says what it has reached, and a part of that for every place."""
+    monkeypatch.setattr(raster, "_PIXELS", 32)
+    monkeypatch.setattr(raster, "_DIRECTIONS", 16)
+    monkeypatch.setattr(raster, "_LEAST_TOLERANCE", 5e-3)
+    with caplog.at_level("WARNING"):
+        weight = cell_weight(Interpolates(rule="raster", tolerance=1e-7), *PAIRS["images"])
+    assert "not 1e-07, with 64 directions" in caplog.text
+    assert weight.relative_error >= 5e-3
+    assert weight.unlocated_error == pytest.approx(5e-3 * weight.mass)
+
+
+def test_samples_go_with_segments_only(caplog: pytest.LogCaptureFixture) -> None:
+    for rule in ("closed-form", "rays", "raster"):
+        with pytest.raises(InputError, match=rf'samples: found 9; .* rule = "{rule}" has no segm'):
+            Interpolates(rule=rule, samples=9)
+    assert cell_weight(Interpolates(samples=4096), *PAIRS["discs"]).method == "sampled"
+    gaussian = GaussianMixture.from_stds([[0.4, 0.5]], [0.1])
+    with caplog.at_level("WARNING"):
+        weight = cell_weight(Interpolates(samples=9), gaussian, gaussian, PAIRS["discs"][2])
+    assert weight.method == "closed-form"
+    assert "weight.samples = 9 is not used" in caplog.text
 
 
 def test_too_many_points_take_segments(monkeypatch: pytest.MonkeyPatch) -> None:
