@@ -76,7 +76,7 @@ class _ConsoleHandler(logging.Handler):
         try:
             text = Text(self.format(record), style=self._styles.get(record.levelno, ""))
             error_console().print(text, soft_wrap=True)
-        except Exception:
+        except Exception:  # as every handler: logging prints it to stderr and goes on
             self.handleError(record)
 
 

@@ -48,9 +48,9 @@ def plane_figure(arrays: ResultArrays, result: Mapping[str, Any]) -> Figure:
     figure, axes = _draw_panels(arrays, panels, headline(result))
     for panel in panels:
         if panel.name == "momentum":
-            _draw_streamlines(axes[panel.name], lines, arrays)
+            draw_streamlines(axes[panel.name], lines, arrays)
         if panel.name == "gradient":
-            _draw_contour(axes[panel.name], lines, arrays, panel)
+            draw_contour(axes[panel.name], lines, arrays, panel)
     return figure
 
 
@@ -72,7 +72,7 @@ def _draw_panels(
     outline = arrays.vertices[boundary_facets(arrays.cells)[0]]
     figure, grid = _layout(raster, len(panels), *words)
     for panel, (axes, bar_axes) in zip(panels, grid, strict=True):
-        _draw_values(axes, raster, panel)
+        _draw_titled(axes, raster, panel)
         axes.add_collection(
             LineCollection(list(outline), colors="0.15", linewidths=0.7, clip_on=False)
         )
@@ -118,15 +118,21 @@ def _layout(
     return figure, grid
 
 
-def _draw_values(axes: Axes, raster: Raster, panel: Panel) -> None:
+def draw_values(axes: Axes, raster: Raster, panel: Panel) -> bool:
+    """Draw the colours of a panel, grey where it is not active; return whether it is anywhere."""
     image = raster.cellwise(np.where(panel.active, panel.values, 0.0))
     inactive = raster.cellwise((~panel.active).astype(float)) > 0.5
     colored = panel.colored(image)
     colored[inactive, :3] = float(INACTIVE_COLOR)
     colored[..., 3] = raster.inside
     axes.imshow(colored, origin="lower", extent=raster.extent, interpolation="nearest")
+    return bool(inactive.any())
+
+
+def _draw_titled(axes: Axes, raster: Raster, panel: Panel) -> None:
+    inactive = draw_values(axes, raster, panel)
     axes.set_title(panel.title, size=11, pad=5)
-    if inactive.any():
+    if inactive:
         axes.text(
             0.02, 0.02, "grey: no weight", transform=axes.transAxes, size=8, color="0.25",
             bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
@@ -146,7 +152,25 @@ def _smooth_momentum(arrays: ResultArrays, lines: Raster) -> FloatArray:
     return lines.linear(vertex_means(arrays.cells, arrays.cell_volume, arrays.momentum))
 
 
-def _draw_streamlines(axes: Axes, lines: Raster, arrays: ResultArrays) -> None:
+def draw_streamlines(
+    axes: Axes,
+    lines: Raster,
+    arrays: ResultArrays,
+    *,
+    density: float = 1.4,
+    scale: float = 1.0,
+) -> None:
+    """Draw streamlines of the momentum, wide where it is large.
+
+    Parameters
+    ----------
+    axes, lines, arrays
+        Where, on which grid, of what.
+    density
+        As matplotlib's, along the longer side.
+    scale
+        Factor of the lines' widths.
+    """
     momentum = _smooth_momentum(arrays, lines)
     speed = np.linalg.norm(momentum, axis=2)
     top = np.nanmax(speed, initial=0.0)
@@ -154,17 +178,20 @@ def _draw_streamlines(axes: Axes, lines: Raster, arrays: ResultArrays) -> None:
         return
     hidden = ~(speed > 5e-3 * top)
     u, v = (np.ma.array(momentum[..., axis], mask=hidden) for axis in (0, 1))
-    width = 0.5 + 1.1 * np.sqrt(np.nan_to_num(speed) / top)
-    density = np.array([len(lines.x), len(lines.y)]) / max(len(lines.x), len(lines.y))
+    width = scale * (0.5 + 1.1 * np.sqrt(np.nan_to_num(speed) / top))
+    sides = np.array([len(lines.x), len(lines.y)]) / max(len(lines.x), len(lines.y))
     axes.streamplot(
-        lines.x, lines.y, u, v,
-        color="white", linewidth=width, arrowsize=0.7, density=tuple(1.4 * density), minlength=0.12,
+        lines.x, lines.y, u, v, color="white", linewidth=width, arrowsize=0.7 * np.sqrt(scale),
+        density=tuple(density * sides), minlength=0.12,
     )  # fmt: skip
 
 
-def _draw_contour(axes: Axes, lines: Raster, arrays: ResultArrays, panel: Panel) -> None:
+def draw_contour(
+    axes: Axes, lines: Raster, arrays: ResultArrays, panel: Panel, *, width: float = 1.0
+) -> None:
+    """Draw the line on which the values of a panel are one, where it is active."""
     smooth = lines.linear(vertex_means(arrays.cells, arrays.cell_volume, panel.values))
     active = lines.cellwise(panel.active.astype(float)) > 0.5
     field = np.ma.array(smooth, mask=~(active & np.isfinite(smooth)))
     if field.count() and field.min() < 1.0 < field.max():
-        axes.contour(lines.x, lines.y, field, levels=[1.0], colors="black", linewidths=1.0)
+        axes.contour(lines.x, lines.y, field, levels=[1.0], colors="black", linewidths=width)

@@ -1,10 +1,10 @@
-"""What a solve costs: on one mesh, beside one linear solve, over sizes, and with adaptive meshes.
+"""What a solve costs: beside a linear solve and a peer, by method, λ and refinement, in space.
 
 Every section solves two Gaussians (scripts/problems/two_gaussians.toml) or the problem it names,
 prints a table and adds to benchmark.json. Seconds are of the processor, on one rank and one thread;
 machines differ, so read ratios within one run. docs/performance.md keeps what was measured.
 
-    .venv/bin/python scripts/benchmark.py                        # all sections, some minutes
+    .venv/bin/python scripts/benchmark.py   # all sections: 15 minutes
     .venv/bin/python scripts/benchmark.py mesh linear --sizes 64 128
 
 Clarabel (pip install clarabel) is the peer on one mesh; without it the row says so.
@@ -129,8 +129,8 @@ def on_one_mesh(sizes: Sequence[int], console: Console) -> list[Record]:
 def beside_linear(sizes: Sequence[int], console: Console) -> list[Record]:
     """Compare the whole nonlinear solve with one linear one; time, steps and memory over sizes."""
     records: list[Record] = []
-    for squares in sizes:
-        before = memory()
+    start_up = memory()
+    for squares in sorted(sizes):
         solution, seconds = nested_solve(squares, 5e-5)
         linear = linear_seconds(squares)
         last = solution.levels - 1
@@ -147,7 +147,7 @@ def beside_linear(sizes: Sequence[int], console: Console) -> list[Record]:
             "solve_over_linear": solution.seconds["solve"] / linear,
             "newton_steps_on_finest": steps,
             "cg_steps_per_newton_step": sum(row["linear_iterations"] for row in finest) / steps,
-            "bytes_per_dof": (memory() - before) / solution.dofs["flux"],
+            "bytes_per_dof": (memory() - start_up) / solution.dofs["flux"],
             "parts": {name: round(value, 3) for name, value in solution.seconds.items()},
         }
         console.print(f"linear {squares}: {record}", soft_wrap=True)
@@ -194,6 +194,85 @@ def adaptively(console: Console, relative_gap: float = 1e-3) -> list[Record]:
     return records
 
 
+# Problem, squares of the first mesh, λ, gap, most cells: what docs/performance.md compares.
+_METHOD_CASES = (
+    ("two_gaussians", 32, 10.0, 1e-3, 20_000),
+    ("two_gaussians", 32, 10.0, 5e-5, 270_000),
+    ("concentric_gaussians", 32, 10.0, 1e-2, 20_000),
+    ("ray_monotone_d2_n4", 32, 10.0, 1e-2, 20_000),
+    ("two_gaussians", 32, np.inf, 1e-2, 20_000),
+)
+_METHODS = ("newton", "augmented-lagrangian")
+
+
+def by_method(console: Console) -> list[Record]:
+    """Solve on uniform meshes with both methods."""
+    records = []
+    for name, squares, strength, gap, most in _METHOD_CASES:
+        problem = with_squares(load(name), squares)
+        for method in _METHODS:
+            options = {"relative_gap": gap, "max_cells": most, "method": method}
+            records.append(solved(name, problem, strength, console, **options))
+    return records
+
+
+def by_strength(console: Console) -> list[Record]:
+    """Solve on adaptive meshes over λ, and W₁ of the published pair."""
+    options: Record = {"refine": "adaptive", "relative_gap": 2e-3, "max_cells": 60_000}
+    problem = with_squares(load("two_gaussians"), 16)
+    records = [
+        solved("two_gaussians", problem, strength, console, method=method, **options)
+        for strength in (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, np.inf)
+        for method in _METHODS
+    ]
+    options |= {"max_cells": 200_000, "max_seconds": 120.0, "method": _METHODS[1]}
+    published = with_squares(load("ray_monotone_d2_n4"), 16)
+    return [*records, solved("ray_monotone_d2_n4", published, np.inf, console, **options)]
+
+
+def in_space(console: Console) -> list[Record]:
+    """Solve on adaptive meshes of a cube."""
+    problem = with_squares(load("concentric_gaussians_3d"), 6)
+    return [
+        solved(
+            "concentric_gaussians_3d", problem, 10.0, console,
+            refine="adaptive", relative_gap=gap, method=method, lower_bound="auto",
+        )
+        for gap in (2e-2, 1e-2)
+        for method in _METHODS
+    ]  # fmt: skip
+
+
+def solved(
+    name: str, problem: ct.Problem, strength: float, console: Console, **options: Any
+) -> Record:
+    """Solve a problem with another λ and return what it took."""
+    problem = dataclasses.replace(problem, strength=strength)
+    start = time.process_time()
+    solution = ct.solve(problem, comm=MPI.COMM_SELF, **{"lower_bound": "p1", **options})
+    seconds = time.process_time() - start
+    finest = [row["space"] for row in solution.history if row["level"] == solution.levels - 1]
+    record = {
+        "problem": name,
+        "strength": str(strength),
+        "method": solution.solver["method"],
+        "gap_asked": options["relative_gap"],
+        "relative_gap": solution.bounds.relative_gap,
+        "lower": solution.bounds.lower,
+        "upper": solution.bounds.upper,
+        "data_error": solution.bounds.data_error,
+        "lower_bound_from": solution.data["lower_bound_from"],
+        "cells": solution.fields.source.size,
+        "seconds": seconds,
+        "gibibytes": solution.peak_memory_bytes / 2**30,
+        "iterations": {space: finest.count(space) for space in dict.fromkeys(finest)},
+        "status": solution.status.value,
+        "reason": solution.reason,
+    }
+    console.print(f"{name}: {record}", soft_wrap=True)
+    return record
+
+
 def gaps_of(solution: ct.Solution) -> list[tuple[float, float]]:
     """Return (cells, relative gap) of every mesh of a run."""
     rows = {}
@@ -230,6 +309,20 @@ _COLUMNS = {
         "relative_gap",
     ),
 }
+_RUN_COLUMNS = (
+    "problem",
+    "strength",
+    "method",
+    "gap_asked",
+    "relative_gap",
+    "data_error",
+    "cells",
+    "seconds",
+    "gibibytes",
+    "lower_bound_from",
+    "iterations",
+    "status",
+)
 
 
 def table_of(section: str, records: Sequence[Record]) -> Table:
@@ -250,10 +343,11 @@ def table_of(section: str, records: Sequence[Record]) -> Table:
                     f"{row['seconds']:.1f}",
                 )
         return table
-    for heading in _COLUMNS[section]:
+    columns = _COLUMNS.get(section, _RUN_COLUMNS)
+    for heading in columns:
         table.add_column(heading.replace("_", " "), justify="right")
     for record in records:
-        values = (record.get(name, record.get("clarabel", "")) for name in _COLUMNS[section])
+        values = (record.get(name, record.get("clarabel", "")) for name in columns)
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
     return table
 
@@ -262,9 +356,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Record]]:
     """Run the sections and return their records."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sections: dict[str, Callable[..., list[Record]]] = {
+        "linear": beside_linear,  # first: the peer takes more memory
         "mesh": on_one_mesh,
-        "linear": beside_linear,
         "adaptive": adaptively,
+        "methods": by_method,
+        "strengths": by_strength,
+        "space": in_space,
     }
     parser.add_argument("sections", nargs="*", choices=[[], *sections], default=list(sections))
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256])
@@ -277,9 +374,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Record]]:
     results: dict[str, list[Record]] = {}
     for name in arguments.sections:
         section = sections[name]
-        results[name] = (
-            section(progress) if name == "adaptive" else section(arguments.sizes, progress)
-        )
+        sized = name in ("linear", "mesh")
+        results[name] = section(arguments.sizes, progress) if sized else section(progress)
         out.print(table_of(name, results[name]))
         arguments.output.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"platform": sys.platform, **results}, indent=1)

@@ -18,14 +18,14 @@ from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
 from congested.io.files import atomic_path
 from congested.plot_panels import (
-    INACTIVE_COLOR,
     Panel,
     draw_color_bar,
     new_figure,
     overview_panels,
     weighted_quantile,
 )
-from congested.plot_raster import Raster, make_raster, vertex_means
+from congested.plot_plane import draw_contour, draw_streamlines, draw_values
+from congested.plot_raster import Raster, make_raster
 
 # Inches: size of a panel along its longer side, and what lies around it.
 _SIDE, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 1.5, 0.06, 0.34, 0.62, 1.12, 0.12
@@ -85,12 +85,12 @@ def draw(file: Path, title: str, numbers: str, columns: Sequence[Column]) -> Non
                 _write(axes, 0.5, column.note)
                 axes.set_facecolor("0.97")
                 continue
-            _draw_values(axes, raster, panel)
+            draw_values(axes, raster, panel)
             assert column.arrays is not None or name == "weight"
             if name == "momentum" and column.arrays is not None:
-                _draw_streamlines(axes, lines, column.arrays)
+                draw_streamlines(axes, lines, column.arrays, density=0.6, scale=0.45)
             if name == "gradient":
-                _draw_contour(axes, lines, panel, solved[0])
+                draw_contour(axes, lines, solved[0], panel, width=0.5)
     for row, name in enumerate(_ROWS):
         draw_color_bar(figure, bars[row], scales[name])
         bars[row].tick_params(labelsize=7)
@@ -191,33 +191,3 @@ def _draw_data(axes: Axes, raster: Raster, arrays: ResultArrays) -> None:
     axes.imshow(image, origin="lower", extent=raster.extent, interpolation="nearest")
     for word, height, color in (("source", 0.93, _SOURCE_COLOR), ("target", 0.82, _TARGET_COLOR)):
         _write(axes, height, word, color)
-
-
-def _draw_values(axes: Axes, raster: Raster, panel: Panel) -> None:
-    image = raster.cellwise(np.where(panel.active, panel.values, 0.0))
-    inactive = raster.cellwise((~panel.active).astype(float)) > 0.5
-    colored = panel.colored(image)
-    colored[inactive, :3] = float(INACTIVE_COLOR)
-    colored[..., 3] = raster.inside
-    axes.imshow(colored, origin="lower", extent=raster.extent, interpolation="nearest")
-
-
-def _draw_streamlines(axes: Axes, lines: Raster, arrays: ResultArrays) -> None:
-    momentum = lines.linear(vertex_means(arrays.cells, arrays.cell_volume, arrays.momentum))
-    speed = np.linalg.norm(momentum, axis=2)
-    top = np.nanmax(speed, initial=0.0)
-    hidden = ~(speed > 5e-3 * top)
-    u, v = (np.ma.array(momentum[..., axis], mask=hidden) for axis in (0, 1))
-    width = 0.2 + 0.5 * np.sqrt(np.nan_to_num(speed) / top)
-    axes.streamplot(
-        lines.x, lines.y, u, v,
-        color="white", linewidth=width, arrowsize=0.4, density=0.6, minlength=0.15,
-    )  # fmt: skip
-
-
-def _draw_contour(axes: Axes, lines: Raster, panel: Panel, mesh: ResultArrays) -> None:
-    smooth = lines.linear(vertex_means(mesh.cells, mesh.cell_volume, panel.values))
-    active = lines.cellwise(panel.active.astype(float)) > 0.5
-    field = np.ma.array(smooth, mask=~(active & np.isfinite(smooth)))
-    if field.count() and field.min() < 1.0 < field.max():
-        axes.contour(lines.x, lines.y, field, levels=[1.0], colors="black", linewidths=0.5)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    with pytest.MonkeyPatch.context() as patch:
-        # Scripts find each other beside them.
-        patch.syspath_prepend(SCRIPT.parent)
-        patch.setitem(sys.modules, specification.name, module)
-        specification.loader.exec_module(module)
-    return module
+    return load_script("benchmark")
 
 
 def test_sections_and_their_file(script: ModuleType, tmp_path: Path) -> None:
@@ -45,6 +34,20 @@ def test_sections_and_their_file(script: ModuleType, tmp_path: Path) -> None:
         assert record["newton_steps_on_finest"] >= 1
         assert record["cg_steps_per_newton_step"] > 1.0
     assert "exponent" in results["linear"][-1]
+
+
+def test_sections_of_runs(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "_METHOD_CASES", (("two_gaussians", 8, 1.0, 5e-2, 1000),))
+    (newton, lagrangian) = script.main(["methods", "-o", str(tmp_path)])["methods"]
+    assert (newton["method"], lagrangian["method"]) == ("newton", "augmented-lagrangian")
+    for record in (newton, lagrangian):
+        assert record["status"] == "converged"
+        assert record["relative_gap"] <= 5e-2
+        assert set(record["iterations"]) == {"p1", "crouzeix-raviart"}
+    assert newton["lower"] <= lagrangian["upper"]
+    assert lagrangian["lower"] <= newton["upper"]
 
 
 def test_dofs_for_a_gap(script: ModuleType) -> None:

@@ -5,7 +5,6 @@ Every test holds on any number of ranks.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from congested.geometry import (
     simplex_volumes,
     split_simplices,
 )
+from tests.scripts import load_script
 
 COMM = MPI.COMM_WORLD
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,22 +160,23 @@ def test_meshes_of_the_repository(name: str, measure: tuple[float, float]) -> No
     assert smallest(quality(cells.simplices)) > (0.7 if cells.dimension == 2 else 0.3)
 
 
-@pytest.mark.parametrize("name", ["l_shape", "ball"])
+FORMATS: list[tuple[str, dict[str, Any]]] = [
+    (".msh", {"file_format": "gmsh22", "binary": False}),
+    (".msh", {"file_format": "gmsh22", "binary": True}),
+    (".vtu", {}),
+    (".vtk", {}),
+    (".xdmf", {"data_format": "XML"}),
+    (".mesh", {}),
+]
+
+
 @pytest.mark.parametrize(
-    ("suffix", "options"),
-    [
-        (".msh", {"file_format": "gmsh22", "binary": False}),
-        (".msh", {"file_format": "gmsh22", "binary": True}),
-        (".vtu", {}),
-        (".vtk", {}),
-        (".xdmf", {"data_format": "XML"}),
-        (".mesh", {}),
-        (".ply", {}),
-    ],
+    ("name", "suffix", "options"),
+    [(name, *form) for name in ("l_shape", "ball") for form in FORMATS]
+    # PLY has no tetrahedra.
+    + [("l_shape", ".ply", {})],
 )
 def test_formats(tmp_path: Path, name: str, suffix: str, options: dict[str, Any]) -> None:
-    if name == "ball" and suffix == ".ply":
-        pytest.skip("PLY has no tetrahedra")
     original = ROOT / "meshes" / f"{name}.msh"
 
     def write(file: Path) -> None:
@@ -434,12 +435,7 @@ def test_meshes_come_from_their_sources(tmp_path: Path, capsys: pytest.CaptureFi
     pytest.importorskip("gmsh")
     if COMM.size > 1:
         pytest.skip("gmsh runs in serial")
-    location = ROOT / "scripts/make_meshes.py"
-    specification = importlib.util.spec_from_file_location("make_meshes", location)
-    assert specification is not None
-    assert specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    script = load_script("make_meshes")
     assert script.main(["--output", str(tmp_path), *MESHES]) == 0
     assert capsys.readouterr().out.count(" cells\n") == len(MESHES)
     for name, number in MESHES.items():

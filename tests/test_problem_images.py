@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tomllib
 from pathlib import Path
@@ -17,6 +16,7 @@ from congested.errors import InputError
 from congested.measures.mesh_field import mesh_field_from_file
 from congested.problem import Problem
 from congested.problem_file import problem_text, read_problem
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 PROBLEMS = ROOT / "scripts" / "problems"
@@ -194,13 +194,7 @@ def test_the_letter_of_the_package_is_upright() -> None:
 
 
 def test_the_script_makes_the_files_of_the_package(tmp_path: Path) -> None:
-    specification = importlib.util.spec_from_file_location(
-        "make_images", ROOT / "scripts" / "make_images.py"
-    )
-    assert specification is not None
-    assert specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    script = load_script("make_images")
     assert script.main(["--output", str(tmp_path)]) == 0
     for name in ("letter.png", "ring.png"):
         with Pillow.open(tmp_path / name) as new, Pillow.open(PROBLEMS / name) as old:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 import congested as ct
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 PROBLEMS = ROOT / "scripts" / "problems"
@@ -23,10 +23,7 @@ STRENGTH = 10.0
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    # As `python scripts/study_couplings.py` finds the modules beside it.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))
-        return importlib.import_module("study_couplings")
+    return load_script("study_couplings")
 
 
 @pytest.fixture(scope="module")

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from congested.weights import raster
+from tests.scripts import load_script
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "study_weight_rules.py"
 # The error that is made, over the one that is stated: 0.5 to 1.4 were seen.
 HONEST = 2.0
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("study_weight_rules", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    with pytest.MonkeyPatch.context() as patch:
-        # Scripts find each other beside them, dataclasses their annotations among the modules.
-        patch.syspath_prepend(SCRIPT.parent)
-        patch.setitem(sys.modules, specification.name, module)
-        specification.loader.exec_module(module)
-    return module
+    return load_script("study_weight_rules")
 
 
 def test_rules_of_two_pairs(

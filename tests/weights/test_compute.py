@@ -52,7 +52,7 @@ class Box:
         return len(self.lower)
 
     def cell_masses(self, cells: Cells, tolerance: float = 1e-10) -> np.ndarray:
-        raise NotImplementedError
+        raise AssertionError("segments need samples of a measure, not its masses")
 
     def sample(self, uniforms: np.ndarray) -> np.ndarray:
         return np.array(self.lower) + uniforms * np.subtract(self.upper, self.lower)
