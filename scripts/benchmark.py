@@ -352,28 +352,40 @@ def table_of(section: str, records: Sequence[Record]) -> Table:
     return table
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, list[Record]]:
-    """Run the sections and return their records."""
+SECTIONS: dict[str, Callable[..., list[Record]]] = {
+    "linear": beside_linear,  # first: the peer takes more memory
+    "mesh": on_one_mesh,
+    "adaptive": adaptively,
+    "methods": by_method,
+    "strengths": by_strength,
+    "space": in_space,
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for; without sections that is all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sections: dict[str, Callable[..., list[Record]]] = {
-        "linear": beside_linear,  # first: the peer takes more memory
-        "mesh": on_one_mesh,
-        "adaptive": adaptively,
-        "methods": by_method,
-        "strengths": by_strength,
-        "space": in_space,
-    }
-    parser.add_argument("sections", nargs="*", choices=[[], *sections], default=list(sections))
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=" ".join(SECTIONS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256])
     parser.add_argument("-o", "--output", type=Path, default=SCRIPTS.parent / "results/benchmark")
     arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"found {unknown[0]}; allowed: {' or '.join(SECTIONS)}")
+    arguments.sections = arguments.sections or list(SECTIONS)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[Record]]:
+    """Run the sections and return their records."""
+    arguments = parse(argv)
     progress, out = Console(stderr=True), Console()
     # The first solve compiles kernels and forms: not what a solve costs.
     nested_solve(_COARSEST, 1e-2)
     linear_seconds(_COARSEST)
     results: dict[str, list[Record]] = {}
     for name in arguments.sections:
-        section = sections[name]
+        section = SECTIONS[name]
         sized = name in ("linear", "mesh")
         results[name] = section(arguments.sizes, progress) if sized else section(progress)
         out.print(table_of(name, results[name]))

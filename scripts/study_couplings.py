@@ -41,6 +41,8 @@ PROBLEM = SCRIPTS / "problems" / "ray_monotone_d2_n4.toml"
 
 # At λ = ∞ the potential is hard to find, and only the flux is needed to this accuracy.
 WASSERSTEIN_GAP = 2e-2
+# Columns beside which there is room for a long line of text.
+_WIDE = 8
 # Directions are compared where this part of the W₁ flux is, if no exact direction is known.
 KNOWN_SHARE = 0.99
 # Length of the mean of unit vectors in a cell below which there is no one direction in it: that
@@ -273,14 +275,12 @@ def draw_rows(file: Path, problem: ct.Problem, reference: Reference, rows: Seque
         if row.values:
             bounds = f"[{row.values['lower']:.4f}, {row.values['upper']:.4f}]"
         columns.append(Column(f"{row.title}\n{bounds}", row.arrays, row.weight, row.status))
-    draw(
-        file,
-        f"{problem.title}: the same pair under several weights",
-        f"λ = {problem.strength:g}; above each column bounds of the cost for the data of "
-        f"{len(reference.arrays.cells):,} cells; same colours along a row; black lines |∇u| = 1; "
-        "grey where σ vanishes",
-        columns,
-    )
+    words = [f"λ = {problem.strength:g}", f"{len(reference.arrays.cells):,} cells"]
+    if len(columns) >= _WIDE:
+        words[1] = f"above each column bounds of the cost for the data of {words[1]}"
+        words.append("same colours along a row")
+    words += ["black lines |∇u| = 1", "grey where σ vanishes"]
+    draw(file, f"{problem.title}: the same pair under several weights", "; ".join(words), columns)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

@@ -36,6 +36,14 @@ def test_sections_and_their_file(script: ModuleType, tmp_path: Path) -> None:
     assert "exponent" in results["linear"][-1]
 
 
+def test_command_line(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.parse([]).sections == list(script.SECTIONS)
+    assert script.parse(["space", "--sizes", "8"]).sections == ["space"]
+    with pytest.raises(SystemExit):
+        script.parse(["spaces"])
+    assert "found spaces; allowed: linear or mesh" in capsys.readouterr().err
+
+
 def test_sections_of_runs(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
