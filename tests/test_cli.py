@@ -230,9 +230,9 @@ def test_scope_that_a_problem_does_not_have(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert own_lines(done.stderr) == [
         f'error: {file}: solver.scope: found "continuum", but no lower bound of the weight '
-        "Interpolates is known inside the cells; there is one of constant weights, and of "
-        "Interpolates with independent coupling of Gaussian mixtures; allowed here: "
-        '"cell-data"'
+        "Interpolates is known inside the cells; there is one of constant weights, Gaussian "
+        "mixtures, the interpolates of two of these with independent coupling, and mixtures of "
+        'such weights; allowed here: "cell-data"'
     ]
     assert "Traceback" not in done.stderr
 
