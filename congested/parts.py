@@ -53,7 +53,8 @@ class Parts:
         return self._sums(np.ones(len(self._member)))
 
     def _sums(self, values: FloatArray) -> FloatArray:
-        local = np.bincount(self._member_number, values, minlength=self.count)
+        # Without any entry the result of bincount is of integers.
+        local = np.bincount(self._member_number, values, minlength=self.count).astype(np.float64)
         total = np.zeros(self.count)
         self.comm.Allreduce(local, total, op=MPI.SUM)
         return total
