@@ -213,7 +213,7 @@ def test_a_thousand_islands(number: int, method: str, strength: float, goal: flo
     assert (solution.fields.flux[solution.fields.weight == 0.0] == 0.0).all()
 
 
-def test_islands_under_an_upper_bound_that_adapts() -> None:
+def test_islands_on_adaptive_meshes() -> None:
     problem, exact = islands(4, 1.0)
     solution = solve(problem, relative_gap=3e-2, refine="adaptive", comm=SERIAL)
     assert solution.levels > 1

@@ -78,7 +78,7 @@ def test_islands_on_any_number_of_ranks(rows: int) -> None:
 @pytest.mark.parametrize(("method", "strength"), [("newton", 1e4), ("augmented-lagrangian", 1e-2)])
 def test_thin_layers_on_any_number_of_ranks(method: str, strength: float, tmp_path: Path) -> None:
     # Layers up to 1000 times wider than high; the strip's cost does not care.
-    across, along = np.linspace(0.0, 1.0, 5), np.linspace(0.0, 1.0, 65) ** 2
+    across, along = np.linspace(0.0, 1.0, 5), np.linspace(0.0, 1.0, 21) ** 3
     points = np.stack([x.ravel() for x in np.meshgrid(across, along, [0.0], indexing="ij")], axis=1)
     number = np.arange(len(points)).reshape(len(across), len(along))
     low, right, up, both_ = (
