@@ -23,6 +23,7 @@ from mpi4py import MPI
 
 from congested.compatibility import expression, owned_range, tabulate_gradients
 from congested.geometry import BoolArray, Cells, FloatArray
+from congested.parts import Parts
 
 CROUZEIX_RAVIART = "crouzeix-raviart"
 LAGRANGE_1 = "p1"
@@ -157,25 +158,21 @@ class PotentialSpace:
         return connected_components(self.space, self.active)
 
     @cached_property
-    def kernel(self) -> list[fem.Function]:
-        """Orthonormal functions, constant on a component each, that span the null space."""
-        count = self.mesh.comm.allreduce(int(self.components.max(initial=-1)) + 1, op=MPI.MAX)
-        functions = []
-        for component in range(count):
-            function = fem.Function(self.space)
-            function.x.array[self.dofmap[self.components == component].ravel()] = 1.0
-            # A dof on the boundary between ranks may be set by one of them only.
-            function.x.scatter_reverse(la.InsertMode.add)
-            function.x.scatter_forward()
-            function.x.array[:] = function.x.array > 0.0
-            norm = np.sqrt(self._squared_norm(function))
-            function.x.array[:] /= norm
-            functions.append(function)
-        return functions
-
-    def _squared_norm(self, function: fem.Function) -> float:
-        owned = function.x.array[: self.space.dofmap.index_map.size_local]
-        return float(self.mesh.comm.allreduce(float(owned @ owned), op=MPI.SUM))
+    def parts(self) -> Parts:
+        """The parts among the owned degrees of freedom: constants on each are the null space."""
+        comm = self.mesh.comm
+        count = comm.allreduce(int(self.components.max(initial=-1)) + 1, op=MPI.MAX)
+        index_map = self.space.dofmap.index_map
+        number, touched = (la.vector(index_map, 1, dtype=np.float64) for _ in range(2))
+        dofs = self.dofmap[self.active]
+        number.array[dofs] = self.components[self.active][:, None] + 1.0
+        touched.array[dofs] = 1.0
+        # A dof between ranks may be touched on some of them only, which agree on its part.
+        for vector in (number, touched):
+            vector.scatter_reverse(la.InsertMode.add)
+        owned = slice(index_map.size_local)
+        mean = number.array[owned] / np.maximum(touched.array[owned], 1.0)
+        return Parts(comm, np.rint(mean).astype(np.int64) - 1, count)
 
     def sum_over_cells(self, values: FloatArray) -> FloatArray:
         """Add values (n, dofs per cell) over the cells at each dof; result per local dof.
@@ -225,8 +222,6 @@ class StiffnessSystem:
             + ufl.inner(self._residual, ufl.grad(v)) * dx
         )
         self.matrix = fem_petsc.create_matrix(self._matrix_form)
-        # How often the matrix was assembled, for those who alter or factorise it.
-        self.assemblies = 0
         self.right_hand_side = fem.Function(space)
         self.solution = fem.Function(space)
 
@@ -247,7 +242,6 @@ class StiffnessSystem:
 
     def assemble_matrix(self, stiffness: FloatArray) -> None:
         """Assemble the matrix from K (n, q, d, d), zero in inactive cells (collective)."""
-        self.assemblies += 1
         self._stiffness.x.array[:] = stiffness.ravel()
         self.matrix.zeroEntries()
         fem_petsc.assemble_matrix(self.matrix, self._matrix_form)

@@ -186,7 +186,7 @@ class _Run:
                 break
             if finer.result.unfinished and gaps[0] < gaps[1]:
                 # The method failed there: the coarser mesh has the better bounds.
-                reason = self._unfinished_text(finer)
+                reason = self._unfinished_text(level, finer)
                 break
             level = finer
         assert level is not None
@@ -209,6 +209,9 @@ class _Run:
         if number == 0 and finite:
             warn_of_lost_weight(problem, masses, self.comm.rank)
         weight = masses.weight
+        if coarse is not None and self._must_stop():
+            # A weight can take longer than all steps of the solver.
+            return None
         with self.watch("setup"):
             data = make_cell_data(
                 mesh, cells, masses.source, masses.target, weight, problem.strength
@@ -407,16 +410,15 @@ class _Run:
             + ("" if level.hidden_cost else " or the relative gap asked for")
         )
 
-    def _unfinished_text(self, level: Level) -> str:
+    def _unfinished_text(self, level: Level, finer: Level | None = None) -> str:
+        where = "" if finer is None else "on the next mesh "
+        other = next(name for kind, name in _NAMES.items() if not isinstance(self.method, kind))
         return self._gap_text(level) + (
-            f"{self.method.title} met its limit of {self.method.max_iterations} steps in "
-            f'{" and ".join(level.result.unfinished)}; try method = "{self._other_method}", '
+            f"{where}{self.method.title} met its limit of {self.method.max_iterations} steps in "
+            f"{' and '.join((finer or level).result.unfinished)}; "
+            f'try method = "{other}", '
             "another penalty strength or another first mesh"
         )
-
-    @property
-    def _other_method(self) -> str:
-        return next(name for kind, name in _NAMES.items() if not isinstance(self.method, kind))
 
     def _gap_text(self, level: Level) -> str:
         if level.hidden_cost > 0.0:

@@ -18,6 +18,7 @@ from congested.discretization import PotentialSpace, cell_offset
 from congested.errors import NotConverged
 from congested.geometry import Cells, FloatArray
 from congested.integrand import momentum_norm
+from congested.parts import Parts
 
 # Part of the total mass by which the divergence of a certified flux may be wrong in a cell.
 LARGEST_RESIDUAL = 1e-12
@@ -143,7 +144,6 @@ class _Corrector:
 
     def __init__(self, space: PotentialSpace, data: CellData, facets: _Facets) -> None:
         self._facets = facets
-        self._mesh = space.mesh
         cells = data.cells
         conductance = facets.conductance
         # Isolated rows (inactive cells) get a one on the diagonal.
@@ -171,31 +171,25 @@ class _Corrector:
         )
         matrix.assemble()
         self._matrix = matrix
-        self._component = space.components
-        self._parts = len(space.kernel)
+        self._parts = Parts(comm, space.components, space.parts.count)
+        # Multigrid coarsens a regular matrix where there are many parts.
+        self._pinned = matrix.copy() if self._parts.many else None
+        if self._pinned is not None:
+            self._parts.pin(self._pinned)
         self._ksp = PETSc.KSP().create(comm)
-        self._ksp.setOperators(matrix)
+        self._ksp.setOperators(matrix, self._pinned)
         self._ksp.setType("cg")
         self._ksp.getPC().setType("hypre")
-        # Loose on purpose: the correction is tiny and the solve is repeated.
+        # To rounding, as a rule, so that the solve need not be repeated.
         self._ksp.setTolerances(rtol=1e-9, max_it=200)
-        self._null_space = self._make_null_space()
+        self._null_space = self._parts.null_space()
         matrix.setNullSpace(self._null_space)
-
-    def _make_null_space(self) -> PETSc.NullSpace:
-        vectors = []
-        for part in range(self._parts):
-            vector = self._matrix.createVecRight()
-            vector.array[:] = self._component == part
-            vector.normalize()
-            vectors.append(vector)
-        return PETSc.NullSpace().create(vectors=vectors, comm=self._mesh.comm)
 
     def correction(self, residual: FloatArray) -> FloatArray:
         """Return outward facet integrals (n, d+1) with divergence `residual`, nearly."""
         right, solution = self._matrix.createVecs()
         right.array[:] = residual
-        self._null_space.remove(right)
+        self._parts.remove_means(right.array)
         self._ksp.solve(right, solution)
         flux = self._facets.conductance * self._facets.difference(solution.array)
         right.destroy()
@@ -205,6 +199,8 @@ class _Corrector:
     def destroy(self) -> None:
         self._ksp.destroy()
         self._null_space.destroy()
+        if self._pinned is not None:
+            self._pinned.destroy()
         self._matrix.destroy()
 
 

@@ -302,9 +302,10 @@ def test_two_balanced_parts_cost_as_much_as_one_of_them_alone() -> None:
     assert both.data["parts"] == 2
     assert both.data["closed_cells"] == 80
     assert alone.data["parts"] == 1
-    # Newton leaves 5 % of the gap asked for in the discrete problems: 5e-6.
-    assert both.bounds.upper == pytest.approx(alone.bounds.upper, rel=5e-6)
-    assert both.bounds.lower == pytest.approx(alone.bounds.lower, rel=5e-6)
+    # The discrete problems are left unsolved by some per cent of the gap.
+    slack = 0.1 * alone.bounds.gap
+    assert both.bounds.upper == pytest.approx(alone.bounds.upper, abs=slack)
+    assert both.bounds.lower == pytest.approx(alone.bounds.lower, abs=slack)
     closed = both.fields.weight == 0.0
     assert np.count_nonzero(closed) == 80
     assert (both.fields.flux[closed] == 0.0).all()

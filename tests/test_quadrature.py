@@ -8,11 +8,13 @@ import math
 import numpy as np
 import pytest
 
+from congested import quadrature
 from congested.errors import InputError, NotConverged
 from congested.geometry import simplex_volumes, split_simplices
 from congested.quadrature import (
     clip_simplices,
     clip_to_box,
+    integrate_adaptively,
     integrate_over_simplices,
     simplex_rule,
 )
@@ -194,3 +196,30 @@ def test_clipping_to_a_box_is_additive_and_exact(dimension):
         assert total == pytest.approx(np.prod(upper - lower), rel=1e-13)
         assert not set(owner) & set(whole)
         simplices = split_simplices(simplices)
+
+
+def test_without_a_budget_simplices_are_done_in_portions_that_fit(monkeypatch):
+    portions = []
+
+    def rule(pieces, owner):
+        # The simplices with numbers k and k + 5 are to be cut k times, k < 5.
+        portions.append(len(pieces))
+        size = simplex_volumes(pieces)
+        error = np.where(size > 1.5 * 0.25 ** (owner % 5), np.inf, 0.0)
+        return size[:, None] * (1.0 + owner[:, None]), error
+
+    simplices = np.repeat(2.0**0.5 * UNIT[2], 10, axis=0)
+    expected = 1.0 + np.arange(10.0)
+    np.testing.assert_allclose(integrate_adaptively(rule, simplices, 0.0)[:, 0], expected)
+    assert max(portions) == 2 * 4**4
+    # Enough for one simplex, too little for the two that are cut four times.
+    portions.clear()
+    monkeypatch.setattr(quadrature, "_NUMBERS_OF_PIECES", 300 * 6)
+    np.testing.assert_allclose(integrate_adaptively(rule, simplices, 0.0)[:, 0], expected)
+    assert max(portions) == 4**4
+    # Two simplices with a budget for both, and one alone that does not fit.
+    with pytest.raises(NotConverged, match="stopped after 3 cuts with 128 pieces"):
+        integrate_adaptively(rule, simplices, 1e-9)
+    monkeypatch.setattr(quadrature, "_NUMBERS_OF_PIECES", 100 * 6)
+    with pytest.raises(NotConverged, match="stopped after 3 cuts with 64 pieces"):
+        integrate_adaptively(rule, simplices, 0.0)

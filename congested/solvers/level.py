@@ -55,6 +55,8 @@ _HOPED_P2_GAIN = 3.0
 # more: they are not to be solved better than the mesh deserves.
 _UNSOLVED_SHARE = 0.02
 _TINY = 1e-300
+# An iteration that leaves less than this part of the certified gap is not what keeps it open.
+_IMMATERIAL = 0.5
 # Rounding by which a lower bound may lie above the upper one.
 _CROSSING = 1e-11
 
@@ -96,7 +98,8 @@ class LevelResult:
     restarted
         Spaces whose start was of no use at its small β.
     unfinished
-        Spaces in which the method met its limit of steps, or was stopped, before its goal.
+        Spaces in which the method met its limit of steps, or was stopped, before its goal, if what
+        it left makes a good part of the gap.
     failure
         What went wrong in a better space, after there were bounds; None if nothing did.
     """
@@ -207,7 +210,7 @@ def solve_level(
         gains=run.gains,
         iterate=first.iterate,
         restarted=frozenset(run.restarted),
-        unfinished=tuple(run.unfinished),
+        unfinished=run.unfinished(pair),
         failure=run.failure,
     )
 
@@ -238,12 +241,14 @@ class _LevelRun:
     stopped: Callable[[], bool]
     continuum: ContinuumData | None
     restarted: set[str] = field(default_factory=set)
-    unfinished: list[str] = field(default_factory=list)
+    left: dict[str, float] = field(default_factory=dict)
+    flux_kind: str = ""
     failure: str | None = None
 
     def __post_init__(self) -> None:
         self.gains = {} if self.coarse is None else dict(self.coarse[0].gains)
         self.facets = self.space(CROUZEIX_RAVIART)
+        self.flux_kind = self.first_kind
 
     def space(self, kind: str) -> PotentialSpace:
         return PotentialSpace(self.mesh, self.data.cells, kind, self.data.active)
@@ -276,7 +281,7 @@ class _LevelRun:
         if result.restarted:
             self.restarted.add(space.kind)
         if not result.converged:
-            self.unfinished.append(space.kind)
+            self.left[space.kind] = result.gap / result.cost if result.cost > 0.0 else np.inf
         return result
 
     def conservative(self, result: SpaceResult) -> FloatArray:
@@ -338,12 +343,27 @@ class _LevelRun:
         found = self.certified(p2, _conforming(p2, self.data, result), pair.flux)
         return self._better(pair, found, LAGRANGE_2)
 
+    def unfinished(self, pair: _Pair) -> tuple[str, ...]:
+        """Return the spaces whose iteration was cut short, if that keeps the gap open."""
+        # P1 has no part in the bounds where P2 gives the lower one and Crouzeix–Raviart the upper.
+        kinds = {pair.space.kind, self.flux_kind}
+        return tuple(
+            kind
+            for kind, gap in self.left.items()
+            # Written so that what is not a number counts.
+            if not gap <= _IMMATERIAL * pair.bounds.relative_gap and kind in kinds
+        )
+
     def _expected_gap(self, kind: str, pair: _Pair) -> float:
         return pair.bounds.relative_gap / self.gains.get(kind, _LARGEST_GAIN)
 
     def _better(self, before: _Pair, found: _Pair, kind: str) -> _Pair:
         self.gains[kind] = before.cell_data_gap / max(found.cell_data_gap, _TINY)
-        return found if found.cell_data_gap < before.cell_data_gap else before
+        if not found.cell_data_gap < before.cell_data_gap:
+            return before
+        if kind == CROUZEIX_RAVIART:
+            self.flux_kind = kind
+        return found
 
 
 def _is_wanted(goal: LevelGoal, relative_gap: float, gains: Mapping[str, float], kind: str) -> bool:

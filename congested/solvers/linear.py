@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from petsc4py import PETSc
 
 from congested.discretization import PotentialSpace, StiffnessSystem
@@ -77,17 +76,17 @@ class LinearSolver:
     def __post_init__(self) -> None:
         self._merged = {**_defaults(self.options), **self.options}
         self._ksp: PETSc.KSP | None = None
-        self._pinned: int | None = None
         self._direct = self._merged["pc_type"] in _DIRECT_TYPES
         # After a switch to a direct solver, options meant for CG and multigrid go unused.
         self._switched = False
         space = self._space
-        self._kernel = [function.x.petsc_vec for function in space.kernel]
-        # One dof per component, for direct solvers: raising its diagonal entry leaves the
-        # solution with value zero there, since the right-hand side sums to zero.
-        self._pins = [_first_owned(space, index) for index in range(len(self._kernel))]
-        self._null_space = PETSc.NullSpace().create(vectors=self._kernel, comm=space.mesh.comm)
+        self._parts = space.parts
+        self._null_space = self._parts.null_space()
         self.system.matrix.setNullSpace(self._null_space)
+        # What is factorised, or coarsened where there are many parts: a copy of the matrix that is
+        # regular. PETSc's counter of changes tells whether it is still up to date.
+        self._pinned: PETSc.Mat | None = None
+        self._pinned_state = -1
 
     @property
     def _space(self) -> PotentialSpace:
@@ -101,7 +100,7 @@ class LinearSolver:
             database[prefix + name] = value
         ksp = PETSc.KSP().create(space.mesh.comm)
         ksp.setOptionsPrefix(prefix)
-        ksp.setOperators(self.system.matrix)
+        ksp.setOperators(self.system.matrix, self._pinned)
         try:
             ksp.setFromOptions()
             if not self._direct:
@@ -136,10 +135,8 @@ class LinearSolver:
         NotConverged
             If PETSc gives up; the text names PETSc's reason and the remedy.
         """
-        if self._direct and self._pinned != self.system.assemblies:
-            # Once per matrix: a second right-hand side uses the factors of the first.
+        if self._direct or self._parts.many:
             self._pin()
-            self._pinned = self.system.assemblies
         if self._ksp is None:
             self._ksp = self._create()
         ksp = self._ksp
@@ -173,13 +170,13 @@ class LinearSolver:
         return solution.array
 
     def _pin(self) -> None:
-        diagonal = self.system.matrix.getDiagonal()
-        values = diagonal.array
-        for pin in self._pins:
-            if pin is not None:
-                values[pin] *= 2.0
-        self.system.matrix.setDiagonal(diagonal)
-        diagonal.destroy()
+        matrix = self.system.matrix
+        if self._pinned is None:
+            self._pinned = matrix.duplicate()
+        if self._pinned_state != matrix.stateGet():
+            matrix.copy(self._pinned, structure=PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+            self._parts.pin(self._pinned)
+            self._pinned_state = matrix.stateGet()
 
     def _switch_to_direct(self) -> None:
         self._merged = {**_DIRECT, **self.options}
@@ -193,6 +190,9 @@ class LinearSolver:
         if self._ksp is not None:
             self._ksp.destroy()
             self._ksp = None
+        if self._pinned is not None:
+            self._pinned.destroy()
+            self._pinned = None
         self._null_space.destroy()
         self.system.destroy()
 
@@ -205,17 +205,6 @@ def _defaults(options: PetscOptions) -> PetscOptions:
     if preconditioner == "gamg":
         return _GAMG
     return _HYPRE if preconditioner in (None, "hypre") else _DEFAULTS
-
-
-def _first_owned(space: PotentialSpace, component: int) -> int | None:
-    """Return the local number of the component's dof with the lowest global number, if owned."""
-    index_map = space.space.dofmap.index_map
-    owned = space.kernel[component].x.array[: index_map.size_local] != 0.0
-    start = index_map.local_range[0]
-    candidates = np.flatnonzero(owned)
-    first = int(start + candidates[0]) if candidates.size else np.iinfo(np.int64).max
-    lowest = min(space.mesh.comm.allgather(first))
-    return int(candidates[0]) if candidates.size and first == lowest else None
 
 
 def _was_read(option: str) -> bool:
