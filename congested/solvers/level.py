@@ -98,6 +98,20 @@ class LevelResult:
 
 
 @dataclass(frozen=True)
+class FoundPair:
+    """What of a `LevelResult` takes a solve to find: its attributes of the same names."""
+
+    potential: PotentialValues
+    flux: FloatArray
+    cell_data_gap: float
+    lower_bound_from: str
+    dofs: dict[str, int]
+    iterate: Iterate
+    restarted: frozenset[str]
+    unfinished: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LevelGoal:
     """What a level aims at.
 
@@ -231,6 +245,46 @@ def solve_level(
         iterate=first.iterate,
         restarted=frozenset(restarted),
         unfinished=tuple(unfinished),
+    )
+
+
+def certify_again(
+    mesh: Mesh, data: CellData, found: FoundPair, continuum: ContinuumData | None = None
+) -> LevelResult:
+    """Certify a pair that was found in an earlier run, without a solve for it (collective).
+
+    The bounds come from the data and the pair alone, so that they hold whatever file it was kept
+    in; what the flux lacks of being conservative is corrected.
+
+    Parameters
+    ----------
+    mesh, data
+        Mesh and cell data.
+    found
+        The pair, and what else the run knew.
+    continuum
+        Data of the bounds for the original densities, if these are asked for.
+
+    Raises
+    ------
+    NotConverged
+        If the pair certifies nothing.
+    """
+    facets = PotentialSpace(mesh, data.cells, CROUZEIX_RAVIART, data.active)
+    found = replace(found, flux=equilibrate(facets, data, found.flux))
+    integrals = _integrals(data, found.potential, found.flux)
+    if continuum is None:
+        bounds = _bounds(data, integrals)
+    else:
+        values = found.potential.vertices
+        integrals, bounds = continuum_bounds(data, continuum, values, found.flux)
+        bounds = _checked(bounds)
+    return LevelResult(
+        data=data,
+        fields=_fields(data, found.potential, found.flux, integrals, continuum),
+        bounds=bounds,
+        totals=_totals(data, integrals),
+        **vars(found),
     )
 
 
