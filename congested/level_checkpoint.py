@@ -16,7 +16,7 @@ import numpy as np
 from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
-from congested.errors import CongestedError, InputError, NotConverged
+from congested.errors import CongestedError, InfeasibleProblem, InputError, NotConverged
 from congested.geometry import FloatArray
 from congested.io.checkpoint import (
     LEVEL,
@@ -31,8 +31,9 @@ from congested.io.checkpoint import (
 )
 from congested.io.files import on_root
 from congested.io.result import RESULT
-from congested.level_solution import Level, MeshData
-from congested.problem import Problem
+from congested.level_solution import Level, mesh_data
+from congested.parallel import Stopwatch
+from congested.problem import Problem, check_dimensions
 from congested.problem_file import problem_text
 from congested.solvers.iteration import Iterate
 from congested.solvers.level import FoundPair, PotentialValues, certify_again
@@ -218,15 +219,17 @@ class Checkpoint:
         on_root(comm, save)
 
 
-def restored_level(kept: KeptLevel, given: MeshData) -> Level:
+def restored_level(kept: KeptLevel, problem: Problem, watch: Stopwatch) -> Level:
     """Return a level that was kept, certified anew (collective).
 
     Parameters
     ----------
     kept
         What was kept of it.
-    given
-        The data of the problem on its mesh.
+    problem
+        The problem.
+    watch
+        Counts the seconds that it takes.
 
     Raises
     ------
@@ -234,9 +237,12 @@ def restored_level(kept: KeptLevel, given: MeshData) -> Level:
         On every rank, if the bounds are not those that had been certified.
     """
     state = kept.state
+    check_dimensions(problem, kept.mesh.topology.dim)
     try:
-        result = certify_again(kept.mesh, given.data, kept.found, given.continuum)
-    except NotConverged as error:
+        given = mesh_data(problem, kept.mesh, watch, first=state.levels == 1)
+        with watch("certify"):
+            result = certify_again(kept.mesh, given.data, kept.found, given.continuum)
+    except (InfeasibleProblem, NotConverged) as error:  # which it was not before
         raise InputError(f"{_OTHER_PROBLEM}: {error}", file=LEVEL) from error
     before, now = (state.lower, state.upper), (result.bounds.lower, result.bounds.upper)
     if not np.allclose(now, before, rtol=_SAME_BOUNDS, atol=_SAME_ZERO):

@@ -209,15 +209,12 @@ class _Run:
             with self.watch("checkpoint"):
                 kept = self.checkpoint.begin(self.problem, self.comm)
         if kept is not None:
-            check_dimensions(self.problem, kept.mesh.topology.dim)
             run = kept.run
             self.history, self.statistics = [dict(row) for row in run.history], run.linear
             self.earlier = run.total_seconds
             for name, seconds in run.seconds.items():
                 self.watch.add(name, seconds)
-            given = mesh_data(self.problem, kept.mesh, self.watch, first=run.levels == 1)
-            with self.watch("certify"):
-                return restored_level(kept, given), run.levels
+            return restored_level(kept, self.problem, self.watch), run.levels
         with self.watch("setup"):
             mesh = create_mesh(self.problem.domain, self.comm)
             check_dimensions(self.problem, mesh.topology.dim)

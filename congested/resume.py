@@ -10,7 +10,8 @@ from typing import Any
 from mpi4py import MPI
 
 from congested.adapt import Marker
-from congested.io.checkpoint import RUN, read_run
+from congested.errors import InputError
+from congested.io.checkpoint import RUN, RunRecord, read_run
 from congested.io.files import on_root
 from congested.level_checkpoint import Checkpoint
 from congested.nested_iteration import Progress, solve
@@ -68,11 +69,9 @@ def resume(
         As in `solve`.
     """
     comm = comm or MPI.COMM_WORLD
-    asked, checkpoint = read_checkpoint(Path(directory), comm, with_problem=problem is None)
-    problem = problem or asked
-    assert problem is not None
+    record, checkpoint = read_checkpoint(Path(directory), comm)
     return solve(
-        problem,
+        problem or recorded_problem(record, Path(directory)),
         relative_gap=relative_gap,
         method=method,
         comm=comm,
@@ -86,9 +85,7 @@ def resume(
     )
 
 
-def read_checkpoint(
-    directory: Path, comm: MPI.Comm, *, with_problem: bool = True
-) -> tuple[Problem | None, Checkpoint]:
+def read_checkpoint(directory: Path, comm: MPI.Comm) -> tuple[RunRecord, Checkpoint]:
     """Read what a run was asked for (collective).
 
     Parameters
@@ -97,25 +94,36 @@ def read_checkpoint(
         Where the run keeps its checkpoint.
     comm
         Communicator.
-    with_problem
-        Whether to make the problem.
 
     Returns
     -------
-    problem : Problem or None
-        The problem, with everything that overrode it then.
+    record : RunRecord
+        What it was asked for.
     checkpoint : Checkpoint
         To go on with, for `solve`.
 
     Raises
     ------
     InputError
-        On every rank, if there is no run to go on with or its problem cannot be read any more.
+        On every rank, if there is no run to go on with.
     """
     # Rank 0 reads for all: it will replace this file, and the others might see the new one.
-    record = comm.bcast(on_root(comm, lambda: read_run(directory)))
+    record: RunRecord = comm.bcast(on_root(comm, lambda: read_run(directory)))
     file = None if record.file is None else Path(record.file)
-    problem = None
-    if with_problem:
-        problem = problem_from_tables(tomllib.loads(record.problem), file=str(directory / RUN))
-    return problem, Checkpoint(directory, resuming=True, file=file)
+    return record, Checkpoint(directory, resuming=True, file=file)
+
+
+def recorded_problem(record: RunRecord, directory: Path) -> Problem:
+    """Return the problem of a run, with everything that overrode it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read any more: a file of data is gone, say, or a part was made in Python.
+    """
+    file = str(directory / RUN)
+    try:
+        tables = tomllib.loads(record.problem)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not a problem file: {error}", key="problem", file=file) from error
+    return problem_from_tables(tables, file=file)
