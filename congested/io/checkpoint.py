@@ -258,7 +258,8 @@ def load_level(directory: Path) -> StoredLevel | None:
     """
     path = directory / LEVEL
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, as NumPy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         return None
