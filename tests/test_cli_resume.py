@@ -114,6 +114,37 @@ def test_killed_at_any_moment(problem: Path, tmp_path: Path, refine: str, seed: 
     assert not [file for file in out.iterdir() if "checkpoint" in file.name]
 
 
+# Dies when half of the second mesh's checkpoint is on the disk.
+DIES_WHILE_WRITING = """
+import os, signal, sys
+import numpy
+from congested.cli import main
+savez, calls = numpy.savez, []
+def half(file, **arrays):
+    calls.append(file)
+    if len(calls) == 2:
+        file.write(b"PK" * 1000)
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    savez(file, **arrays)
+numpy.savez = half
+main(sys.argv[1:])
+"""
+
+
+def test_killed_while_writing(problem: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["solve", str(problem), "-o", str(out), "-q", "--relative-gap", "2e-3"]
+    done = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, *words], timeout=100)
+    assert done.returncode == -signal.SIGKILL
+    assert (out / ".checkpoint.npz.partial").exists()
+    assert main(["solve", "--resume", str(out), "-q"]) == 0
+    undisturbed = solve(read_problem(problem), relative_gap=2e-3, comm=MPI.COMM_SELF)
+    assert undisturbed.levels == 2
+    assert result_of(out)["bounds"]["upper"] == pytest.approx(undisturbed.bounds.upper, rel=1e-9)
+    assert not [file for file in out.iterdir() if "checkpoint" in file.name]
+
+
 def test_stopped_by_the_clock_and_gone_on_with(
     problem: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
