@@ -108,8 +108,9 @@ def solve(
     stop
         Polled after each Newton step, so that a signal ends the run with the best bounds so far.
     checkpoint
-        Directory in which each finished mesh is kept, so that `resume` can go on from there. It
-        stays until a solution that has reached its goal is written to the same directory.
+        Directory in which each finished mesh is kept, so that `resume` can go on from there, in
+        place of what an earlier run left there. It is kept until a solution that has reached its
+        goal is written to the same directory.
 
     Returns
     -------
