@@ -225,6 +225,8 @@ class StiffnessSystem:
             + ufl.inner(self._residual, ufl.grad(v)) * dx
         )
         self.matrix = fem_petsc.create_matrix(self._matrix_form)
+        # How often the matrix was assembled, for those who alter or factorise it.
+        self.assemblies = 0
         self.right_hand_side = fem.Function(space)
         self.solution = fem.Function(space)
 
@@ -245,6 +247,7 @@ class StiffnessSystem:
 
     def assemble_matrix(self, stiffness: FloatArray) -> None:
         """Assemble the matrix from K (n, q, d, d), zero in inactive cells (collective)."""
+        self.assemblies += 1
         self._stiffness.x.array[:] = stiffness.ravel()
         self.matrix.zeroEntries()
         fem_petsc.assemble_matrix(self.matrix, self._matrix_form)

@@ -29,17 +29,60 @@ EDGES = {
 }
 
 
+def determinants(matrices: FloatArray) -> FloatArray:
+    """Return the determinants (...) of matrices (..., d, d), d = 2 or 3."""
+    # Cofactors: ten times faster than the factorisation of many small matrices.
+    if matrices.shape[-1] == 2:
+        (a, b), (c, d) = _entries(matrices)
+        return a * d - b * c
+    first, second, third = _entries(matrices)
+    return sum(x * y for x, y in zip(first, _cross(second, third), strict=True))  # type: ignore[return-value]
+
+
+def inverses(matrices: FloatArray) -> FloatArray:
+    """Return the inverses (..., d, d) of matrices (..., d, d), d = 2 or 3.
+
+    A singular matrix gives entries that are not finite.
+    """
+    result = np.empty_like(matrices)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 1.0 / determinants(matrices)
+        if matrices.shape[-1] == 2:
+            (a, b), (c, d) = _entries(matrices)
+            for (row, column), entry in (((0, 0), d), ((0, 1), -b), ((1, 0), -c), ((1, 1), a)):
+                np.multiply(entry, scale, out=result[..., row, column])
+            return result
+        rows = _entries(matrices)
+        for column in range(3):
+            cofactors = _cross(rows[(column + 1) % 3], rows[(column + 2) % 3])
+            for row in range(3):
+                np.multiply(cofactors[row], scale, out=result[..., row, column])
+    return result
+
+
+def _entries(matrices: FloatArray) -> list[list[FloatArray]]:
+    size = range(matrices.shape[-1])
+    return [[matrices[..., row, column] for column in size] for row in size]
+
+
+def _cross(first: list[FloatArray], second: list[FloatArray]) -> list[FloatArray]:
+    return [
+        first[(i + 1) % 3] * second[(i + 2) % 3] - first[(i + 2) % 3] * second[(i + 1) % 3]
+        for i in range(3)
+    ]
+
+
 def simplex_volumes(simplices: FloatArray) -> FloatArray:
     """Return the volumes (n,) of simplices with vertices (n, d+1, d)."""
     edges = simplices[:, 1:] - simplices[:, :1]
-    return np.abs(np.linalg.det(edges)) / math.factorial(simplices.shape[2])
+    return np.abs(determinants(edges)) / math.factorial(simplices.shape[2])
 
 
 def barycentric_gradients(simplices: FloatArray) -> FloatArray:
     """Return the gradients (n, d+1, d) of the barycentric coordinates of simplices (n, d+1, d)."""
     edges = simplices[:, 1:] - simplices[:, :1]
     # Row i of the inverse transpose of the edge matrix is the gradient of coordinate i + 1.
-    inner = np.swapaxes(np.linalg.inv(edges), 1, 2)
+    inner = np.swapaxes(inverses(edges), 1, 2)
     return np.concatenate([-inner.sum(axis=1, keepdims=True), inner], axis=1)
 
 

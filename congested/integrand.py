@@ -19,7 +19,7 @@ import numpy as np
 import ufl
 from ufl.core.expr import Expr
 
-from congested.geometry import FloatArray
+from congested.geometry import FloatArray, inverses
 
 
 def _positive_part(value: Any) -> Any:
@@ -136,4 +136,4 @@ def primal_dual_stiffness(
     index = np.arange(flux.shape[-1])
     # The one with digits to spare keeps M invertible where β < 1e-8 |w| and 1/κ = 0.
     matrix[..., index, index] += ((1.0 + 1e-14) / length + compliance)[..., None]
-    return np.linalg.inv(matrix)
+    return inverses(matrix)

@@ -110,11 +110,13 @@ class KeptLevel:
             cell_data_gap=state.cell_data_gap,
             lower_bound_from=state.lower_bound_from,
             dofs=state.dofs,
+            gains=state.gains,
             iterate=Iterate(
                 values["iterate_flux"], values["iterate_gradient"], state.smoothing, state.penalty
             ),
             restarted=frozenset(state.restarted),
             unfinished=tuple(state.unfinished),
+            failure=state.failure,
         )
 
 
@@ -206,8 +208,10 @@ class Checkpoint:
             cell_data_gap=result.cell_data_gap,
             lower_bound_from=result.lower_bound_from,
             dofs=dict(result.dofs),
+            gains=dict(result.gains),
             restarted=sorted(result.restarted),
             unfinished=list(result.unfinished),
+            failure=result.failure,
             smoothing=result.iterate.smoothing,
             penalty=result.iterate.penalty,
         )

@@ -397,6 +397,8 @@ class _Run:
         if may_refine and level.fruitless < _FRUITLESS:
             return None
         begin = self._gap_text(level)
+        if level.result.failure is not None:
+            return begin + level.result.failure
         if level.result.unfinished:
             return self._unfinished_text(level)
         if level.fruitless or level.unevenness > _NOT_HELPED[-1][0]:

@@ -178,7 +178,7 @@ class _Corrector:
         self._ksp.setType("cg")
         self._ksp.getPC().setType("hypre")
         # Loose on purpose: the correction is tiny and the solve is repeated.
-        self._ksp.setTolerances(rtol=1e-6, max_it=200)
+        self._ksp.setTolerances(rtol=1e-9, max_it=200)
         self._null_space = self._make_null_space()
         matrix.setNullSpace(self._null_space)
 

@@ -28,8 +28,7 @@ class Iterate:
     penalty
         r of the augmented Lagrangian; None where the method chooses.
     distrusted
-        As a start: whether `smoothing` is expected to be too small for so rough a guess, because
-        it was on the coarser mesh.
+        As a start: whether it is expected to be of no use, because it was on the coarser mesh.
     """
 
     flux: FloatArray
@@ -74,7 +73,7 @@ class SpaceResult:
     iterations
         Number of steps.
     restarted
-        Whether β had to be raised to make use of the start.
+        Whether the start was of no use.
     """
 
     iterate: Iterate

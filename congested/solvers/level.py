@@ -1,9 +1,14 @@
-"""Solve and certify on one mesh: P1, then Crouzeix–Raviart, then P2 where it pays."""
+"""Solve and certify on one mesh: P1, then Crouzeix–Raviart and P2 where they pay.
+
+The flux of the P1 solution, made conservative, is feasible and costs no second solve. The flux of a
+Crouzeix–Raviart solution is the best one there is, and costs more than all of P1. How much sharper
+it was on the coarser meshes decides whether a mesh gets it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from dolfinx.mesh import Mesh
@@ -37,10 +42,19 @@ from congested.solvers.iteration import Iterate, SpaceResult, Step, initial_iter
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, solve_newton
 
-# The certified gap that a first guess of the flux on a new mesh is expected to leave.
-_FIRST_GUESS_GAP = 1e-2
-# P2 closes the gap that P1 leaves by about this factor on the same mesh (measured: 2 to 4).
-_P2_GAIN = 3.0
+# Where a better space was last seen to close the gap by more than that, the gap without it is no
+# guide for refinement: every mesh gets that space. Smooth data have 1.7 for Crouzeix–Raviart and
+# 1.3 for P2; near λ = ∞ both are up to 10, as the flux of P1 strays from the mass's paths, and a
+# P1 potential of slope 1 has an error like h.
+_LARGEST_GAIN = 2.5
+# Otherwise it is tried where a gain that much larger than the last would meet the goal ...
+_OPTIMISM = 1.2
+# ... and P2 the first time where this one would.
+_HOPED_P2_GAIN = 3.0
+# Part of the gap on a mesh that its discrete problems may leave unsolved, if the goal asks for no
+# more: they are not to be solved better than the mesh deserves.
+_UNSOLVED_SHARE = 0.02
+_TINY = 1e-300
 # Rounding by which a lower bound may lie above the upper one.
 _CROSSING = 1e-11
 
@@ -75,12 +89,16 @@ class LevelResult:
         "p1" or "p2".
     dofs
         Sizes of the potential (of the lower bound) and flux spaces.
+    gains
+        Factors by which spaces were last seen to make the gap smaller.
     iterate
-        Iterate in P1, from which the next mesh starts.
+        Iterate in the first space, from which the next mesh starts.
     restarted
         Spaces whose start was of no use at its small β.
     unfinished
-        Spaces in which Newton's method met its limit of steps, or was stopped, before its goal.
+        Spaces in which the method met its limit of steps, or was stopped, before its goal.
+    failure
+        What went wrong in a better space, after there were bounds; None if nothing did.
     """
 
     data: CellData
@@ -92,9 +110,11 @@ class LevelResult:
     totals: dict[str, float]
     lower_bound_from: str
     dofs: dict[str, int]
+    gains: dict[str, float]
     iterate: Iterate
     restarted: frozenset[str]
     unfinished: tuple[str, ...]
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,9 +126,11 @@ class FoundPair:
     cell_data_gap: float
     lower_bound_from: str
     dofs: dict[str, int]
+    gains: dict[str, float]
     iterate: Iterate
     restarted: frozenset[str]
     unfinished: tuple[str, ...]
+    failure: str | None
 
 
 @dataclass(frozen=True)
@@ -170,81 +192,39 @@ def solve_level(
     LevelResult or None
         None if abandoned.
     """
-    cells = data.cells
-
-    def space(kind: str) -> PotentialSpace:
-        return PotentialSpace(mesh, cells, kind, data.active)
-
-    restarted: set[str] = set()
-    unfinished: list[str] = []
-
-    def run(on: PotentialSpace, start: Iterate) -> SpaceResult:
-        wanted = method.gap_share * goal.relative_gap
-        if coarse is not None and on.kind in coarse[0].restarted:
-            start = replace(start, distrusted=True)
-        arguments = (on, data.capacity, data.load, start, wanted)
-
-        def report(step: Step) -> bool:
-            return monitor(on.kind, step)
-
-        if isinstance(method, Newton):
-            result = solve_newton(*arguments, method, statistics, report)
-        else:
-            result = solve_augmented_lagrangian(*arguments, method, statistics, report)
-        if result.restarted:
-            restarted.add(on.kind)
-        if not result.converged:
-            unfinished.append(on.kind)
-        return result
-
-    p1 = space(LAGRANGE_1)
+    run = _LevelRun(mesh, data, goal, method, statistics, monitor, coarse, stopped, continuum)
+    conforming = run.space(run.first_kind)
     if coarse is None:
-        start = initial_iterate(p1)
+        first = run.solve(conforming, initial_iterate(conforming), 0.0)
     else:
-        start = transfer(coarse[0].iterate, p1, coarse[1])
-    first = run(p1, start)
-    if coarse is not None and stopped():
-        return None
-
-    crouzeix_raviart = space(CROUZEIX_RAVIART)
-    own = np.arange(cells.number)
-    gap = coarse[0].cell_data_gap if coarse is not None else _FIRST_GUESS_GAP * first.cost
-    open_volume = cells.total(np.where(data.active, cells.volume, 0.0))
-    smoothing = max(first.iterate.smoothing or 0.0, 0.1 * gap / open_volume)
-    start = replace(transfer(first.iterate, crouzeix_raviart, own), smoothing=smoothing)
-    second = run(crouzeix_raviart, start)
-    flux = marini_momentum(cells, second.iterate.flux[:, 0], data.load)
-    flux = equilibrate(crouzeix_raviart, data, flux)
-
-    potential = _conforming(p1, data, first, continuum)
-    integrals = _integrals(data, potential, flux)
-    bounds = _bounds(data, integrals)
-    chosen, dofs, cell_data_gap = LAGRANGE_1, p1.global_dofs, bounds.gap
-    if continuum is not None:
-        integrals, bounds = continuum_bounds(data, continuum, potential.vertices, flux)
-        bounds = _checked(bounds)
-    elif _wants_p2(goal, bounds.relative_gap) and not stopped():
-        p2 = space(LAGRANGE_2)
-        third = run(p2, transfer(second.iterate, p2, own))
-        candidate = _conforming(p2, data, third)
-        sharper = _integrals(data, candidate, flux)
-        if _bounds(data, sharper).lower > bounds.lower:
-            potential, integrals, chosen, dofs = candidate, sharper, LAGRANGE_2, p2.global_dofs
-            bounds = _bounds(data, integrals)
-            cell_data_gap = bounds.gap
+        start = transfer(coarse[0].iterate, conforming, coarse[1])
+        # A finer mesh has a gap of about a quarter.
+        first = run.solve(conforming, start, 0.25 * coarse[0].bounds.relative_gap)
+        if stopped():
+            return None
+    potential = _conforming(conforming, data, first, continuum)
+    pair = run.certified(conforming, potential, run.conservative(first))
+    best = first
+    if run.wants(CROUZEIX_RAVIART, pair):
+        pair, best = run.sharpen_flux(pair, first)
+    # Beside the flux of P1 the sharper potential would be half of what is asked for.
+    if best is not first and continuum is None and run.wants(LAGRANGE_2, pair):
+        pair = run.sharpen_potential(pair, best)
     return LevelResult(
         data=data,
-        potential=potential,
-        flux=flux,
-        fields=_fields(data, potential, flux, integrals, continuum),
-        bounds=bounds,
-        cell_data_gap=cell_data_gap,
-        totals=_totals(data, integrals),
-        lower_bound_from=chosen,
-        dofs={"potential": dofs, "flux": crouzeix_raviart.global_dofs},
+        potential=pair.potential,
+        flux=pair.flux,
+        fields=_fields(data, pair.potential, pair.flux, pair.integrals, continuum),
+        bounds=pair.bounds,
+        cell_data_gap=pair.cell_data_gap,
+        totals=_totals(data, pair.integrals),
+        lower_bound_from=pair.space.kind,
+        dofs={"potential": pair.space.global_dofs, "flux": run.facets.global_dofs},
+        gains=run.gains,
         iterate=first.iterate,
-        restarted=frozenset(restarted),
-        unfinished=tuple(unfinished),
+        restarted=frozenset(run.restarted),
+        unfinished=tuple(run.unfinished),
+        failure=run.failure,
     )
 
 
@@ -273,27 +253,164 @@ def certify_again(
     facets = PotentialSpace(mesh, data.cells, CROUZEIX_RAVIART, data.active)
     found = replace(found, flux=equilibrate(facets, data, found.flux))
     integrals = _integrals(data, found.potential, found.flux)
-    if continuum is None:
-        bounds = _bounds(data, integrals)
-    else:
-        values = found.potential.vertices
-        integrals, bounds = continuum_bounds(data, continuum, values, found.flux)
-        bounds = _checked(bounds)
+    bounds = _bounds(data, integrals)
+    if continuum is not None:
+        integrals, bounds = continuum_bounds(data, continuum, found.potential.vertices, found.flux)
     return LevelResult(
         data=data,
         fields=_fields(data, found.potential, found.flux, integrals, continuum),
-        bounds=bounds,
+        bounds=_checked(bounds),
         totals=_totals(data, integrals),
         **vars(found),
     )
 
 
-def _wants_p2(goal: LevelGoal, relative_gap: float) -> bool:
-    if goal.lower_bound != "auto":
+@dataclass(frozen=True)
+class _Pair:
+    """A conforming potential and a conservative flux, and what they certify together."""
+
+    space: PotentialSpace
+    potential: PotentialValues
+    flux: FloatArray
+    integrals: CellIntegrals
+    bounds: Bounds
+    cell_data_gap: float
+
+
+@dataclass
+class _LevelRun:
+    """State of one call of `solve_level`; arguments as there."""
+
+    mesh: Mesh
+    data: CellData
+    goal: LevelGoal
+    method: Method
+    statistics: LinearStatistics
+    monitor: Monitor
+    coarse: tuple[LevelResult, IntArray] | None
+    stopped: Callable[[], bool]
+    continuum: ContinuumData | None
+    restarted: set[str] = field(default_factory=set)
+    unfinished: list[str] = field(default_factory=list)
+    failure: str | None = None
+
+    def __post_init__(self) -> None:
+        self.gains = {} if self.coarse is None else dict(self.coarse[0].gains)
+        self.facets = self.space(CROUZEIX_RAVIART)
+
+    def space(self, kind: str) -> PotentialSpace:
+        return PotentialSpace(self.mesh, self.data.cells, kind, self.data.active)
+
+    @property
+    def first_kind(self) -> str:
+        """The conforming space to begin with."""
+        # At λ = ∞ a P1 potential of slope one has an error like h, and P2 one like h².
+        steep = bool(np.isinf(self.data.strength)) and isinstance(self.method, Newton)
+        allowed = self.continuum is None and self.goal.lower_bound != LAGRANGE_1
+        return LAGRANGE_2 if steep and allowed else LAGRANGE_1
+
+    def solve(self, space: PotentialSpace, start: Iterate, expected_gap: float) -> SpaceResult:
+        goal, method = self.goal.relative_gap, self.method
+        share = max(method.gap_share * goal, _UNSOLVED_SHARE * expected_gap)
+        if self.coarse is not None and space.kind in self.coarse[0].restarted:
+            start = replace(start, distrusted=True)
+        arguments = (space, self.data.capacity, self.data.load, start, share)
+
+        def report(step: Step) -> bool:
+            return self.monitor(space.kind, step)
+
+        if isinstance(method, Newton):
+            result = solve_newton(*arguments, method, self.statistics, report)
+        else:
+            result = solve_augmented_lagrangian(*arguments, method, self.statistics, report)
+        if result.restarted:
+            self.restarted.add(space.kind)
+        if not result.converged:
+            self.unfinished.append(space.kind)
+        return result
+
+    def conservative(self, result: SpaceResult) -> FloatArray:
+        """Return the conservative flux (n, d+1) next to that of an iterate."""
+        data = self.data
+        flux = marini_momentum(data.cells, result.iterate.flux.mean(axis=1), data.load)
+        return equilibrate(self.facets, data, flux)
+
+    def certified(
+        self, space: PotentialSpace, potential: PotentialValues, flux: FloatArray
+    ) -> _Pair:
+        integrals = _integrals(self.data, potential, flux)
+        bounds = _bounds(self.data, integrals)
+        gap = bounds.gap
+        if self.continuum is not None:
+            integrals, bounds = continuum_bounds(
+                self.data, self.continuum, potential.vertices, flux
+            )
+        return _Pair(space, potential, flux, integrals, _checked(bounds), gap)
+
+    def wants(self, kind: str, pair: _Pair) -> bool:
+        """Whether to solve in a better space."""
+        if kind == pair.space.kind or self.stopped():
+            return False
+        return _is_wanted(self.goal, pair.bounds.relative_gap, self.gains, kind)
+
+    def sharpen_flux(self, pair: _Pair, first: SpaceResult) -> tuple[_Pair, SpaceResult]:
+        """Return the better pair of two, with the flux of Crouzeix–Raviart, and its iterate."""
+        cells = self.data.cells
+        open_volume = cells.total(np.where(self.data.active, cells.volume, 0.0))
+        smoothing = max(first.iterate.smoothing or 0.0, 0.1 * pair.cell_data_gap / open_volume)
+        start = transfer(first.iterate, self.facets, np.arange(cells.number))
+        # Where the conforming space had no use for a start, this one has none either.
+        start = replace(start, smoothing=smoothing, distrusted=first.restarted)
+        try:
+            result = self.solve(self.facets, start, self._expected_gap(CROUZEIX_RAVIART, pair))
+            flux = self.conservative(result)
+        except NotConverged as error:
+            self.failure = str(error)
+            return pair, first
+        return self._better(
+            pair, self.certified(pair.space, pair.potential, flux), CROUZEIX_RAVIART
+        ), result
+
+    def sharpen_potential(self, pair: _Pair, start: SpaceResult) -> _Pair:
+        """Return the better pair of two, with a potential in P2."""
+        p2 = self.space(LAGRANGE_2)
+        own = np.arange(self.data.cells.number)
+        try:
+            result = self.solve(
+                p2, transfer(start.iterate, p2, own), self._expected_gap(LAGRANGE_2, pair)
+            )
+        except NotConverged as error:
+            self.failure = str(error)
+            return pair
+        found = self.certified(p2, _conforming(p2, self.data, result), pair.flux)
+        return self._better(pair, found, LAGRANGE_2)
+
+    def _expected_gap(self, kind: str, pair: _Pair) -> float:
+        return pair.bounds.relative_gap / self.gains.get(kind, _LARGEST_GAIN)
+
+    def _better(self, before: _Pair, found: _Pair, kind: str) -> _Pair:
+        self.gains[kind] = before.cell_data_gap / max(found.cell_data_gap, _TINY)
+        return found if found.cell_data_gap < before.cell_data_gap else before
+
+
+def _is_wanted(goal: LevelGoal, relative_gap: float, gains: Mapping[str, float], kind: str) -> bool:
+    """Whether a better space is worth its solve: the gap so far, and what it gained before."""
+    if kind == LAGRANGE_2 and goal.lower_bound != "auto":
         return goal.lower_bound == LAGRANGE_2
+    if goal.lower_bound == LAGRANGE_2:
+        # A sharper lower bound beside the flux of P1 would be half of what is asked for.
+        return True
     if relative_gap <= goal.relative_gap:
         return False
-    return goal.last or relative_gap <= _P2_GAIN * goal.relative_gap
+    measured = kind in gains
+    if goal.last or (measured and gains[kind] > _LARGEST_GAIN):
+        return True
+    if kind == CROUZEIX_RAVIART:
+        # The first mesh measures what it gains; later P2 may add to it.
+        reach = gains[kind] * gains.get(LAGRANGE_2, 1.0) if measured else np.inf
+    else:
+        reach = gains.get(kind, _HOPED_P2_GAIN)
+    return bool(relative_gap <= _OPTIMISM * reach * goal.relative_gap)
 
 
 def _conforming(

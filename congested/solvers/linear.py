@@ -38,8 +38,6 @@ _DIRECT: dict[str, str | int | float | bool | None] = {
 # GAMG's own smoother (Chebyshev with Jacobi) is indefinite on these systems, whose coefficients
 # jump by many orders of magnitude.
 _GAMG: dict[str, str | int | float | bool | None] = {**_DEFAULTS, "mg_levels_pc_type": "sor"}
-# Beyond this many CG steps a factorisation is cheaper in 2D (measured at 4e5 unknowns).
-_PATIENCE = 100
 _DIRECT_TYPES = ("lu", "cholesky")
 
 _numbers = itertools.count()
@@ -67,15 +65,19 @@ class LinearSolver:
         tolerance 1e-8), for example ``{"pc_type": "gamg"}``.
     statistics
         Updated by each solve.
+    patience
+        Beyond this many CG steps a factorisation is cheaper in 2D (measured at 4e5 unknowns).
     """
 
     system: StiffnessSystem
     options: PetscOptions = field(default_factory=dict)
     statistics: LinearStatistics = field(default_factory=LinearStatistics)
+    patience: int = 100
 
     def __post_init__(self) -> None:
         self._merged = {**_defaults(self.options), **self.options}
         self._ksp: PETSc.KSP | None = None
+        self._pinned: int | None = None
         self._direct = self._merged["pc_type"] in _DIRECT_TYPES
         # After a switch to a direct solver, options meant for CG and multigrid go unused.
         self._switched = False
@@ -134,8 +136,10 @@ class LinearSolver:
         NotConverged
             If PETSc gives up; the text names PETSc's reason and the remedy.
         """
-        if self._direct:
+        if self._direct and self._pinned != self.system.assemblies:
+            # Once per matrix: a second right-hand side uses the factors of the first.
             self._pin()
+            self._pinned = self.system.assemblies
         if self._ksp is None:
             self._ksp = self._create()
         ksp = self._ksp
@@ -163,7 +167,7 @@ class LinearSolver:
                 "try other PETSc options, for example -pc_type cholesky "
                 "-pc_factor_mat_solver_type mumps -ksp_type preonly"
             )
-        if may_switch and iterations > _PATIENCE and self._space.cells.dimension == 2:
+        if may_switch and iterations > self.patience and self._space.cells.dimension == 2:
             self._switch_to_direct()
         solution.scatter_forward()
         return solution.array

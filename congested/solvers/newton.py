@@ -27,15 +27,15 @@ from congested.integrand import (
     primal_dual_stiffness,
     smoothed_cost,
     smoothed_gradient,
-    transport_cost,
 )
+from congested.solvers.interior_point import solve_interior_point
 from congested.solvers.iteration import ActivePoints, Iterate, SpaceResult, Step
 from congested.solvers.linear import LinearSolver, LinearStatistics, PetscOptions
 
-# A start whose first step leaves this relative gap was useless; β is then this part of the mean
-# cost density (measured on concentric Gaussians and at λ = 1000: fewest steps between 0.1 and 1).
+# A start whose first step leaves this relative gap was useless.
 _USELESS_GAP = 0.1
-_RESTART_SHARE = 0.3
+# CG steps in a solve of the interior-point method beyond which a factorisation is cheaper in 2D.
+_PATIENCE = 15
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class Newton:
     linear_tolerance
         Relative tolerance of the linear solves in the last steps; the first ones, far from the
         solution, are content with up to `loosest_linear_tolerance`.
+    interior_point_tolerance
+        The same for the interior-point method, which takes over where there is no useful start and
+        at λ = ∞.
     petsc
         PETSc options of the linear solves, without prefix.
     """
@@ -65,6 +68,7 @@ class Newton:
     smoothing_reduction: float = 0.05
     linear_tolerance: float = 1e-8
     loosest_linear_tolerance: float = 1e-7
+    interior_point_tolerance: float = 1e-6
     petsc: PetscOptions | None = None
 
 
@@ -104,35 +108,42 @@ def solve_newton(
     """
     system = StiffnessSystem(space)
     solver = LinearSolver(system, options.petsc or {}, statistics)
+    points = ActivePoints(space, capacity)
     try:
-        return _iterate(system, solver, capacity, load, start, relative_gap, options, monitor)
+        if points.congested and not start.distrusted:
+            result = _iterate(points, solver, load, start, relative_gap, options, monitor)
+            if result is not None:
+                return result
+        # Two solves share a factorisation.
+        solver.patience = _PATIENCE
+        return solve_interior_point(
+            space,
+            capacity,
+            load,
+            relative_gap,
+            solver,
+            options.interior_point_tolerance,
+            options.max_iterations,
+            monitor,
+        )
     finally:
         solver.destroy()
 
 
 def _iterate(
-    system: StiffnessSystem,
+    points: ActivePoints,
     solver: LinearSolver,
-    capacity: FloatArray,
     load: FloatArray,
     start: Iterate,
     relative_gap: float,
     options: Newton,
     monitor: Callable[[Step], bool],
-) -> SpaceResult:
-    space = system.potential_space
-    points = ActivePoints(space, capacity)
+) -> SpaceResult | None:
+    """Return the result, or None where the start leads nowhere."""
+    space, system = points.space, solver.system
     active, measure, integral = space.active, points.measure, points.integral
     flux, gradient = start.flux[active], start.gradient[active]
     smoothing = start.smoothing or points.flux_scale
-    restart_smoothing = None
-    if start.smoothing is not None:
-        lengths = np.linalg.norm(flux, axis=-1)
-        large = _RESTART_SHARE * integral(transport_cost(lengths, points.capacity)) / measure
-        restart_smoothing = large if large > smoothing else None
-    restarted = start.distrusted and restart_smoothing is not None
-    if restarted and restart_smoothing is not None:
-        smoothing, restart_smoothing = restart_smoothing, None
     feasible = False
     cost = gap = np.inf
     iteration = 0
@@ -168,13 +179,9 @@ def _iterate(
         stop = monitor(Step(iteration, cost, gap, linear_iterations, smoothing, length))
         if gap <= relative_gap * cost or stop:
             break
-        if restart_smoothing is not None and gap > _USELESS_GAP * cost:
-            # The start was too far from this problem's solution for its small β: go back to it
-            # and let a larger β lead from there.
-            flux, gradient, feasible = start.flux[active], start.gradient[active], False
-            smoothing, restart_smoothing, restarted = restart_smoothing, None, True
-            continue
-        restart_smoothing = None
+        if iteration == 1 and start.smoothing is not None and gap > _USELESS_GAP * cost:
+            # The start was too far from this problem's solution for its small β.
+            return None
         # The error made by smoothing is at most β |Ω|: follow the gap down, but never below what
         # the goal needs by more than a factor 100 (the conditioning would suffer for nothing).
         wanted = max(0.1 * gap / measure, options.smoothing_reduction * smoothing)
@@ -190,7 +197,6 @@ def _iterate(
         gap,
         bool(gap <= relative_gap * cost),
         iteration,
-        restarted,
     )
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 
@@ -72,6 +73,14 @@ def cell_weight(
         or if a given density is negative or not finite, or if no rule serves the pair. Every rank
         raises it. What concerns part k of a mixture has a key that begins ``weight.parts[k]``.
     """
+    # Rules that follow no segments do without.
+    lazy = cache(lambda: CellBins(cells)) if bins is None else lambda: bins
+    return _weight(weight, source, target, cells, lazy)
+
+
+def _weight(
+    weight: Weight, source: Measure, target: Measure, cells: Cells, bins: Callable[[], CellBins]
+) -> CellWeight:
     if isinstance(weight, ConstantWeight):
         density = weight.density
         if density is None:
@@ -81,14 +90,12 @@ def cell_weight(
         return _given_density(weight, cells)
     if isinstance(weight, MeasureWeight):
         return _given_measure(weight.measure, cells, "weight", weight.mass)
-    if bins is None:
-        bins = CellBins(cells)
     if isinstance(weight, MixtureWeight):
         assert weight.shares is not None
         parts = []
         for number, part in enumerate(weight.parts):
             with _inside(f"weight.parts[{number}]"):
-                parts.append(cell_weight(part, source, target, cells, bins=bins))
+                parts.append(_weight(part, source, target, cells, bins))
         return combined(cells, parts, weight.shares)
     return _interpolates(weight, source, target, cells, bins)
 
@@ -106,7 +113,11 @@ def _inside(place: str) -> Iterator[None]:
 
 
 def _interpolates(
-    weight: Interpolates, source: Measure, target: Measure, cells: Cells, bins: CellBins
+    weight: Interpolates,
+    source: Measure,
+    target: Measure,
+    cells: Cells,
+    bins: Callable[[], CellBins],
 ) -> CellWeight:
     for name, measure in (("source", source), ("target", target)):
         _check_dimension(measure, cells, name)
@@ -114,7 +125,7 @@ def _interpolates(
         measure = {"source": source, "target": target}[weight.coupling]
         return _given_measure(measure, cells, weight.coupling)
     if weight.coupling == "optimal":
-        return optimal_weight(weight, source, target, cells, bins)
+        return optimal_weight(weight, source, target, cells, bins())
     rule = _rule(weight, source, target, cells)
     if rule != "segments" and weight.samples is not None and cells.comm.rank == 0:
         logger.warning("weight.samples = %d is not used: there is a closed form", weight.samples)
@@ -129,12 +140,12 @@ def _interpolates(
     if isinstance(source, Points) and isinstance(target, Points):
         pairs = len(source.points) * len(target.points)
         if pairs <= (weight.samples or ALL_PAIRS):
-            return all_pairs_weight(source, target, cells, bins)
+            return all_pairs_weight(source, target, cells, bins())
     return sampled_weight(
         source,
         target,
         cells,
-        bins,
+        bins(),
         samples=weight.samples,
         seed=weight.seed,
         tolerance=weight.tolerance,

@@ -51,8 +51,10 @@ STATE = LevelState(
     cell_data_gap=1e-3,
     lower_bound_from="p2",
     dofs={"potential": 9, "flux": 30},
+    gains={"cr": 1.5},
     restarted=["cr"],
     unfinished=[],
+    failure=None,
     smoothing=1e-5,
     penalty=None,
 )

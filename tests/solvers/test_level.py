@@ -8,28 +8,39 @@ from mpi4py import MPI
 
 from congested.cell_data import CellData
 from congested.certificate import CellIntegrals
-from congested.discretization import LAGRANGE_2
 from congested.domain import Box, create_mesh
 from congested.errors import NotConverged
 from congested.geometry import cells_of_mesh
-from congested.solvers.level import LevelGoal, _bounds, _wants_p2
+from congested.solvers.level import LevelGoal, _bounds, _is_wanted
 
 
 @pytest.mark.parametrize(
-    ("lower_bound", "last", "gap", "wanted"),
+    ("kind", "lower_bound", "last", "gap", "gains", "wanted"),
     [
-        ("p1", True, 0.5, False),
-        ("p2", False, 1e-6, True),
-        # The goal is met, P2 may meet it, a finer mesh will, nothing else will.
-        ("auto", False, 0.9e-3, False),
-        ("auto", False, 2e-3, True),
-        ("auto", False, 5e-3, False),
-        ("auto", True, 0.5, True),
+        # The goal is met; the first mesh measures; no finer mesh will come.
+        ("crouzeix-raviart", "p1", False, 0.9e-3, {}, False),
+        ("crouzeix-raviart", "p1", False, 0.5, {}, True),
+        ("crouzeix-raviart", "p1", True, 0.5, {"crouzeix-raviart": 1.7}, True),
+        # Its gain may meet the goal; it will not; P1's flux is a bad guide.
+        ("crouzeix-raviart", "p1", False, 1.9e-3, {"crouzeix-raviart": 1.7}, True),
+        ("crouzeix-raviart", "p1", False, 2.2e-3, {"crouzeix-raviart": 1.7}, False),
+        ("crouzeix-raviart", "auto", False, 2.2e-3, {"crouzeix-raviart": 1.7, "p2": 1.3}, True),
+        ("crouzeix-raviart", "p1", False, 0.5, {"crouzeix-raviart": 4.0}, True),
+        ("crouzeix-raviart", "p2", False, 1e-6, {"crouzeix-raviart": 1.7}, True),
+        ("p2", "p1", True, 0.5, {}, False),
+        ("p2", "p2", False, 1e-6, {}, True),
+        ("p2", "auto", False, 0.9e-3, {}, False),
+        ("p2", "auto", False, 2e-3, {}, True),
+        ("p2", "auto", False, 2e-3, {"p2": 1.2}, False),
+        ("p2", "auto", False, 5e-3, {}, False),
+        ("p2", "auto", False, 5e-3, {"p2": 5.0}, True),
+        ("p2", "auto", True, 0.5, {}, True),
     ],
 )
-def test_when_p2_pays(lower_bound: str, last: bool, gap: float, wanted: bool) -> None:
-    assert LAGRANGE_2 == "p2"
-    assert _wants_p2(LevelGoal(1e-3, lower_bound, last), gap) is wanted
+def test_when_a_better_space_pays(
+    kind: str, lower_bound: str, last: bool, gap: float, gains: dict[str, float], wanted: bool
+) -> None:
+    assert _is_wanted(LevelGoal(1e-3, lower_bound, last), gap, gains, kind) is wanted
 
 
 def make_integrals(loss: float, penalty: float, cost: float) -> tuple[CellData, CellIntegrals]:
