@@ -55,6 +55,7 @@ _PUBLIC = {
     "plot_weight": "congested.plot",
     "points_from_file": "congested.measures.points",
     "read_result": "congested.io.result",
+    "resume": "congested.resume",
     "solve": "congested.nested_iteration",
 }
 

@@ -4,7 +4,8 @@ stdout carries the results, stderr the log, the progress bar and the errors. Mod
 DOLFINx are imported when a command needs them, so that help and typing errors come at once.
 
 Exit status: 0 done, 2 the input is wrong, 3 stopped before the gap was reached, 4 infeasible,
-130 interrupted, 143 terminated. In the last four cases everything so far has been written.
+130 interrupted, 143 terminated. In the last four cases everything so far has been written, and in
+all but "infeasible" ``congested solve --resume`` goes on.
 """
 
 from __future__ import annotations
@@ -46,6 +47,18 @@ if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
     from mpi4py import MPI
 
+# Flags of solve that a resumed run cannot, and can, be given.
+_NOT_RESUMED = ("penalty", "method", "refine", "lower_bound", "scope")
+_RESUMED = (
+    "--relative-gap",
+    "--max-cells",
+    "--max-seconds",
+    "--formats",
+    "--overview",
+    "--petsc",
+    "-v",
+    "-q",
+)
 # Set by the launchers of Open MPI, PMIx, MPICH and Intel MPI; without them there is one rank.
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 
@@ -94,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _located(error: CongestedError, arguments: argparse.Namespace) -> str:
     """Return the text of an error, with the problem file if a key of it is to blame."""
-    file = getattr(arguments, "problem", None)
+    file = getattr(arguments, "problem", None) or getattr(arguments, "resume", None)
     if isinstance(error, InputError) and error.file is None and error.key and file:
         if not error.key.startswith("-"):
             return f"{file}: {error}"
@@ -137,12 +150,32 @@ def _parse(words: list[str]) -> argparse.Namespace:
         arguments.petsc = petsc_options(petsc)
     except InputError as error:
         parser.error(str(error))
+    if arguments.run is _solve:
+        _check_solve(arguments)
     arguments.level = logging.INFO
     if getattr(arguments, "quiet", False):
         arguments.level = logging.ERROR
     elif getattr(arguments, "verbose", False):
         arguments.level = logging.DEBUG
     return arguments
+
+
+def _check_solve(arguments: argparse.Namespace) -> None:
+    """Check what argparse cannot: what goes with --resume, and what is needed without."""
+    parser: _Parser = arguments.parser
+    if arguments.resume is None:
+        needed = {"PROBLEM.toml": arguments.problem, "-o/--output": arguments.output}
+        missing = [name for name, value in needed.items() if value is None]
+        if missing:
+            parser.error(f"the following arguments are required: {', '.join(missing)}")
+        return
+    for name in ("problem", "output", *_NOT_RESUMED):
+        if (value := getattr(arguments, name)) is not None:
+            flag = "PROBLEM.toml" if name == "problem" else f"--{name.replace('_', '-')}"
+            parser.error(
+                f"{flag}: found {value} beside --resume, which goes on with the problem as it was "
+                f"asked for, in the same directory; allowed: only {', '.join(_RESUMED)}"
+            )
 
 
 def _parser() -> _Parser:
@@ -158,12 +191,15 @@ def _parser() -> _Parser:
     solve = commands.add_parser(
         "solve",
         help="solve a problem file and write the result directory",
-        description="Solve a problem file; flags override what the file says.",
+        description="Solve a problem file; flags override what the file says. With --resume, go on "
+        "with a run that was stopped or killed.",
+        usage="%(prog)s PROBLEM.toml -o DIR [flags]\n       %(prog)s --resume DIR [flags]",
     )
-    solve.set_defaults(run=_solve)
+    solve.set_defaults(run=_solve, parser=solve)
     add = solve.add_argument
-    add("problem", metavar="PROBLEM.toml", help="the problem file")
-    add("-o", "--output", metavar="DIR", required=True, help="directory for the results")
+    add("problem", metavar="PROBLEM.toml", nargs="?", help="the problem file")
+    add("-o", "--output", metavar="DIR", help="directory for the results, and for checkpoints")
+    add("--resume", metavar="DIR", help="go on with the run that writes to DIR")
     add("--relative-gap", type=positive, metavar="GAP", help="certified gap at which to stop")
     add("--penalty", type=positive_or_inf, metavar="STRENGTH", help="the λ of the penalty, or inf")
     add("--method", type=one_of(METHODS), metavar="METHOD", help=" or ".join(METHODS))
@@ -225,25 +261,38 @@ def _override(problem: Problem, arguments: argparse.Namespace) -> Problem:
 
 
 def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
+    from congested.io.checkpoint import discard_checkpoint
     from congested.io.files import on_root
     from congested.io.result import read_result, write_result
+    from congested.level_checkpoint import Checkpoint
 
-    problem = _override(Problem.from_file(arguments.problem), arguments)
-    directory = Path(arguments.output)
-    on_root(comm, lambda: prepare_directory(directory, "result.json"))
+    if arguments.resume is None:
+        directory, file = Path(arguments.output), Path(arguments.problem)
+        problem = _override(Problem.from_file(file), arguments)
+        on_root(comm, lambda: prepare_directory(directory, "result.json"))
+        checkpoint = Checkpoint(directory, file=file)
+    else:
+        from congested.resume import read_checkpoint, recorded_problem
+
+        # The result of a run that was stopped stays until there is a new one.
+        directory = Path(arguments.resume)
+        record, checkpoint = read_checkpoint(directory, comm)
+        problem = _override(recorded_problem(record, directory), arguments)
 
     from congested.io.fields import check_formats
     from congested.nested_iteration import solve
     from congested.solution import Status
 
     check_formats(problem.output.formats)
-    text = _text_to_keep(problem, Path(arguments.problem), directory)
+    text = _text_to_keep(problem, checkpoint.file, directory)
     watch, stop = parallel.Stopwatch(), parallel.StopRequest()
     goal = problem.solver.relative_gap
     with stop.install():
         try:
             with parallel.progress_bar(comm, goal, enabled=not arguments.quiet) as progress:
-                solution = solve(problem, comm=comm, progress=progress, stop=stop)
+                solution = solve(
+                    problem, comm=comm, progress=progress, stop=stop, checkpoint=checkpoint
+                )
         except InfeasibleProblem as error:
             result = _infeasible_result(problem, str(error), watch, comm)
             write_result(
@@ -254,6 +303,7 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
                 fields=None,
                 problem_text=text,
             )
+            on_root(comm, lambda: discard_checkpoint(directory))
             raise
         solution.write(directory, problem_text=text)
         signal = stop.requested(comm)
@@ -268,12 +318,13 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     return 128 + signal if signal else STOPPED
 
 
-def _text_to_keep(problem: Problem, file: Path, directory: Path) -> str | None:
+def _text_to_keep(problem: Problem, file: Path | None, directory: Path) -> str | None:
     """Return the effective problem for problem.toml, None where that is the user's own file."""
     from congested.problem_file import problem_text
 
     kept = directory / "problem.toml"
-    return None if kept.exists() and kept.samefile(file) else problem_text(problem)
+    own = file is not None and file.exists() and kept.exists() and kept.samefile(file)
+    return None if own else problem_text(problem)
 
 
 def _infeasible_result(

@@ -249,6 +249,31 @@ def _distribute(
     )
 
 
+def mesh_from_arrays(
+    comm: MPI.Comm, points: FloatArray, cells: IntArray, *, stay: bool
+) -> dolfinx.mesh.Mesh:
+    """Make a mesh of points and cells as an earlier mesh had them (collective).
+
+    DOLFINx numbers what it is given in its own way, but always in the same: points and cells in
+    the order in which they were given the first time, on the same ranks, become the same mesh.
+
+    Parameters
+    ----------
+    comm
+        Communicator of the mesh.
+    points, cells
+        What this rank gives: points (V, d) and cells (C, d+1) with global numbers of points.
+    stay
+        Whether cells stay on the rank that gives them; else DOLFINx shares them out.
+
+    Returns
+    -------
+    dolfinx.mesh.Mesh
+        The mesh, without ghost cells.
+    """
+    return _distribute(comm, points, cells, _stay(comm, len(cells)) if stay else None)
+
+
 def _stay(comm: MPI.Comm, number_of_cells: int) -> Callable[..., Any] | None:
     """Return a partitioner that leaves each cell on the rank that gives it."""
     if comm.size == 1:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from dolfinx.mesh import Mesh
 
-from congested.continuum_data import ContinuumData
+from congested.cell_data import CellData, make_cell_data
+from congested.continuum_data import ContinuumData, make_continuum_data
 from congested.data_error import (
     discarded_mass_error,
     inner_change,
@@ -20,9 +21,11 @@ from congested.data_error import (
     weight_errors,
 )
 from congested.discretization import cell_function, momentum_function, p1_function
-from congested.geometry import Cells, FloatArray, split_simplices
+from congested.errors import InputError, NotConverged
+from congested.geometry import Cells, FloatArray, cells_of_mesh, split_simplices
 from congested.measures.base import restricted_masses
-from congested.problem import Problem
+from congested.mesh_masses import Timed, mesh_masses, warn_of_cut_measures, warn_of_lost_weight
+from congested.problem import CONTINUUM, Problem
 from congested.solution import Values
 from congested.solvers.level import LevelResult
 from congested.weights.base import CellWeight
@@ -61,6 +64,62 @@ class Level:
     fruitless: int
     unevenness: float
     unresolved: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class MeshData:
+    """A problem on a mesh, before it is solved: the cells, the weight on them, and the data."""
+
+    cells: Cells
+    weight: CellWeight
+    data: CellData
+    continuum: ContinuumData | None
+
+
+def mesh_data(problem: Problem, mesh: Mesh, timed: Timed, *, first: bool) -> MeshData:
+    """Compute the data of a problem on a mesh (collective).
+
+    Parameters
+    ----------
+    problem, mesh
+        The problem and the mesh.
+    timed
+        Makes a context from ``"setup"``, ``"weight"`` and ``"certify"``, to time them.
+    first
+        Whether it is the first mesh: then the log tells what the domain does not hold.
+
+    Raises
+    ------
+    InputError
+        If the problem does not fit the mesh.
+    InfeasibleProblem
+        If some part of the domain cannot balance its mass.
+    NotConverged
+        If a mesh that is not the first has no data for bounds for the original densities.
+    """
+    rank = mesh.comm.rank
+    with timed("setup"):
+        cells = cells_of_mesh(mesh)
+    finite = not np.isinf(problem.strength)
+    masses = mesh_masses(problem, cells, timed, with_weight=finite)
+    if first:
+        warn_of_cut_measures(masses, rank)
+    if first and finite:
+        warn_of_lost_weight(problem, masses, rank)
+    weight = masses.weight
+    with timed("setup"):
+        data = make_cell_data(mesh, cells, masses.source, masses.target, weight, problem.strength)
+    continuum = None
+    if problem.solver.scope == CONTINUUM:
+        with timed("certify"):
+            try:
+                continuum = make_continuum_data(problem, data, weight)
+            except InputError as error:
+                if first:
+                    raise
+                # The mesh before has bounds; they are kept.
+                raise NotConverged(str(error)) from error
+    return MeshData(cells, weight, data, continuum)
 
 
 def load_change_of_first_mesh(problem: Problem, level: Level) -> float:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,38 +15,41 @@ from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
 from congested.adapt import BulkMarker, Marker, refine_marked
-from congested.cell_data import CellData, make_cell_data
 from congested.certificate import Bounds
-from congested.continuum_data import ContinuumData, check_scope, make_continuum_data
+from congested.continuum_data import check_scope
 from congested.data_error import (
     MOMENT_TOLERANCE,
     load_change,
     unevenness,
 )
 from congested.domain import create_mesh, refine_uniformly
-from congested.errors import InfeasibleProblem, InputError, NotConverged
-from congested.geometry import IntArray, cells_of_mesh
-from congested.level_solution import Level, data_error, hidden_change, level_fields, load_left
-from congested.mesh_masses import (
-    lies_on_lines,
-    mesh_masses,
-    warn_of_cut_measures,
-    warn_of_lost_weight,
+from congested.errors import InfeasibleProblem, NotConverged
+from congested.geometry import IntArray
+from congested.level_checkpoint import Checkpoint, RunState, restored_level
+from congested.level_solution import (
+    Level,
+    data_error,
+    hidden_change,
+    level_fields,
+    load_left,
+    mesh_data,
 )
+from congested.mesh_masses import lies_on_lines
 from congested.parallel import StopRequest, Stopwatch, logger, peak_memory_bytes
-from congested.problem import CONTINUUM, Problem, SolverOptions, check_dimensions
+from congested.problem import Problem, SolverOptions, check_dimensions
 from congested.solution import ProgressEvent, Solution, Status
 from congested.solvers.augmented_lagrangian import AugmentedLagrangian
 from congested.solvers.iteration import Step
 from congested.solvers.level import LevelGoal, Method, solve_level
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton
-from congested.weights.base import CellWeight
 
 Progress = Callable[[ProgressEvent], None]
 
 # How result and problem file name the methods.
 _NAMES: dict[type[Method], str] = {Newton: "newton", AugmentedLagrangian: "augmented-lagrangian"}
+# What seconds are counted for.
+_STAGES = ("setup", "weight", "solve", "certify", "refine", "adapt", "checkpoint", "write")
 # With a weight on lines a refinement has not helped where the children of a cell share it more
 # unevenly than the first number (lines: 0.43 to 0.66) and more of the gap is left than the second.
 _NOT_HELPED = ((0.3, 0.9), (0.45, 0.75))
@@ -70,6 +74,7 @@ def solve(
     marker: Marker | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
 ) -> Solution:
     """Solve a problem until its relative gap is certified (collective).
 
@@ -102,6 +107,10 @@ def solve(
         Called after each Newton step on every rank with a `ProgressEvent`; must not communicate.
     stop
         Polled after each Newton step, so that a signal ends the run with the best bounds so far.
+    checkpoint
+        Directory in which each finished mesh is kept, so that `resume` can go on from there, in
+        place of what an earlier run left there. It is kept until a solution that has reached its
+        goal is written to the same directory.
 
     Returns
     -------
@@ -134,8 +143,10 @@ def solve(
     if not isinstance(method, Method):
         method = next(kind() for kind, name in _NAMES.items() if name == problem.solver.method)
     method = dataclasses.replace(method, petsc={**(method.petsc or {}), **problem.solver.petsc})
-    run = _Run(problem, method, comm or MPI.COMM_WORLD, marker or BulkMarker(), progress, stop)
-    return run.solve()
+    if isinstance(checkpoint, str | Path):
+        checkpoint = Checkpoint(Path(checkpoint))
+    comm, marker = comm or MPI.COMM_WORLD, marker or BulkMarker()
+    return _Run(problem, method, comm, marker, progress, stop, checkpoint).solve()
 
 
 @dataclass
@@ -148,11 +159,14 @@ class _Run:
     marker: Marker
     progress: Progress | None
     stop: StopRequest | None
+    checkpoint: Checkpoint | None
     watch: Stopwatch = field(default_factory=Stopwatch)
     statistics: LinearStatistics = field(default_factory=LinearStatistics)
     history: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     stopped_by: str | None = None
+    # Seconds that the run had taken before it was resumed. Limits of time do not count them.
+    earlier: float = 0.0
 
     @property
     def options(self) -> SolverOptions:
@@ -160,11 +174,7 @@ class _Run:
 
     def solve(self) -> Solution:
         check_scope(self.problem)
-        with self.watch("setup"):
-            mesh = create_mesh(self.problem.domain, self.comm)
-            check_dimensions(self.problem, mesh.topology.dim)
-        level = self._solve_on(mesh, number=0, coarse=None, parent=None)
-        number = 1
+        level, number = self._first_level()
         while (reason := self._reason_to_end(level)) is None:
             with self.watch("refine"):
                 mesh, parent = self._refined(level)
@@ -189,9 +199,37 @@ class _Run:
                 reason = self._unfinished_text(level, finer)
                 break
             level = finer
-        assert level is not None
+            self._keep(level, number)
         status = Status.CONVERGED if self._reached(level) else Status.STOPPED
         return self._solution(level, number, status, reason)
+
+    def _first_level(self) -> tuple[Level, int]:
+        """Return the level to begin with, and how many there have been."""
+        kept = None
+        if self.checkpoint is not None:
+            with self.watch("checkpoint"):
+                kept = self.checkpoint.begin(self.problem, self.comm)
+        if kept is not None:
+            run = kept.run
+            self.history, self.statistics = [dict(row) for row in run.history], run.linear
+            self.earlier = run.total_seconds
+            for name, seconds in run.seconds.items():
+                self.watch.add(name, seconds)
+            return restored_level(kept, self.problem, self.watch), run.levels
+        with self.watch("setup"):
+            mesh = create_mesh(self.problem.domain, self.comm)
+            check_dimensions(self.problem, mesh.topology.dim)
+        level = self._solve_on(mesh, number=0, coarse=None, parent=None)
+        self._keep(level, 1)
+        return level, 1
+
+    def _keep(self, level: Level, number: int) -> None:
+        # A mesh on which the solver was cut short is none to go on from: it is solved on again.
+        if self.checkpoint is not None and self.stopped_by is None:
+            with self.watch("checkpoint"):
+                seconds, total = self.watch.seconds, self.earlier + self.watch.total
+                run = RunState(number, self.history, seconds, total, self.statistics)
+                self.checkpoint.keep(level, run)
 
     # --- one mesh ---------------------------------------------------------------------------
 
@@ -199,25 +237,13 @@ class _Run:
         self, mesh: Mesh, number: int, coarse: Level | None, parent: IntArray | None
     ) -> Any:
         problem = self.problem
-        with self.watch("setup"):
-            cells = cells_of_mesh(mesh)
-            size = int(cells.total(np.ones(cells.number)))
+        given = mesh_data(problem, mesh, self.watch, first=number == 0)
+        cells, weight, data, continuum = given.cells, given.weight, given.data, given.continuum
+        size = int(cells.total(np.ones(cells.number)))
         finite = not np.isinf(problem.strength)
-        masses = mesh_masses(problem, cells, self.watch, with_weight=finite)
-        if number == 0:
-            warn_of_cut_measures(masses, self.comm.rank)
-        if number == 0 and finite:
-            warn_of_lost_weight(problem, masses, self.comm.rank)
-        weight = masses.weight
         if coarse is not None and self._must_stop():
             # A weight can take longer than all steps of the solver.
             return None
-        with self.watch("setup"):
-            data = make_cell_data(
-                mesh, cells, masses.source, masses.target, weight, problem.strength
-            )
-        with self.watch("certify"):
-            continuum = self._continuum_data(data, weight, number)
         goal = LevelGoal(
             self.options.relative_gap, self.options.lower_bound, not self._may_refine(mesh, size)
         )
@@ -293,23 +319,10 @@ class _Run:
             marked = np.ones(level.cells.number, dtype=bool)
         return refine_marked(level.mesh, marked)
 
-    def _continuum_data(
-        self, data: CellData, weight: CellWeight, number: int
-    ) -> ContinuumData | None:
-        if self.options.scope != CONTINUUM:
-            return None
-        try:
-            return make_continuum_data(self.problem, data, weight)
-        except InputError as error:
-            if number == 0:
-                raise
-            # The mesh before has bounds; they are kept.
-            raise NotConverged(str(error)) from error
-
     def _monitor(
         self, number: int, size: int, stage: str, step: Step, coarse: Level | None
     ) -> bool:
-        seconds = time.perf_counter() - self.started
+        seconds = self.earlier + time.perf_counter() - self.started
         best = coarse.result.bounds if coarse is not None else Bounds(np.nan, np.nan)
         self.history.append(
             {
@@ -445,11 +458,8 @@ class _Run:
     def _solution(self, level: Level, levels: int, status: Status, reason: str) -> Solution:
         with self.watch("certify"):
             error, parts = data_error(self.problem, level)
-        seconds = {
-            name: self.watch.seconds.get(name, 0.0)
-            for name in ("setup", "weight", "solve", "certify", "refine", "adapt", "write")
-        }
-        seconds["total"] = self.watch.total
+        seconds = {name: self.watch.seconds.get(name, 0.0) for name in _STAGES}
+        seconds["total"] = self.earlier + self.watch.total
         steps = {kind: len(self.history) * isinstance(self.method, kind) for kind in _NAMES}
         solver = {
             "method": self.options.method,

@@ -16,6 +16,8 @@ from petsc4py import PETSc
 from congested.certificate import Bounds, CellFields
 from congested.geometry import cells_of_mesh
 from congested.io.arrays import gather_arrays
+from congested.io.checkpoint import discard_checkpoint
+from congested.io.files import on_root
 from congested.io.result import SCHEMA, write_result
 from congested.plot import plot_overview
 from congested.problem import Problem
@@ -175,7 +177,8 @@ class Solution:
         Parameters
         ----------
         directory
-            Made if it does not exist; results of an earlier run in it are replaced.
+            Made if it does not exist; results of an earlier run in it are replaced. A checkpoint
+            in it is removed in the end if the goal was reached.
         problem_text
             Text of the problem file, kept beside the result as ``problem.toml``.
 
@@ -191,7 +194,7 @@ class Solution:
         """
         cells = cells_of_mesh(self.mesh)
         output = self.problem.output
-        return write_result(
+        written = write_result(
             directory,
             result=self.result(),
             arrays=gather_arrays(self.mesh, self.fields, cells.volume),
@@ -202,6 +205,9 @@ class Solution:
             formats=output.formats,
             draw=plot_overview if output.overview else None,
         )
+        if self.status is Status.CONVERGED:
+            on_root(self.mesh.comm, lambda: discard_checkpoint(written))
+        return written
 
 
 def environment(mpi_size: int) -> dict[str, Any]:

@@ -445,6 +445,6 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["solve", "--help"]) == 0
     text = capsys.readouterr().out
     flags = "--relative-gap --penalty --method --refine --max-cells --max-seconds --lower-bound "
-    flags += "--formats --no-overview --verbose --quiet --petsc --output"
+    flags += "--formats --no-overview --verbose --quiet --petsc --output --resume"
     for flag in flags.split():
         assert flag in text

@@ -455,7 +455,8 @@ def test_result_has_the_keys_of_the_design(converged: Solution) -> None:
             "direct_solves", "unfinished",
         },
         "seconds": {
-            "setup", "weight", "solve", "certify", "refine", "adapt", "write", "total",
+            "setup", "weight", "solve", "certify", "refine", "adapt", "checkpoint", "write",
+            "total",
         },
         "environment": {"congested", "dolfinx", "petsc", "python", "mpi_size"},
         "problem": {

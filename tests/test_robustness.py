@@ -341,7 +341,7 @@ def test_a_signal_during_the_weight_ends_the_run_before_the_next_solve(
 ) -> None:
     stop = StopRequest()
     calls = []
-    compute = nested_iteration.mesh_masses
+    compute = nested_iteration.mesh_data
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
@@ -349,7 +349,7 @@ def test_a_signal_during_the_weight_ends_the_run_before_the_next_solve(
             stop.signal = signal.SIGTERM
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(nested_iteration, "mesh_masses", interrupted)
+    monkeypatch.setattr(nested_iteration, "mesh_data", interrupted)
     problem = scaled_gaussians(1.0, 10.0)
     solution = solve(problem, relative_gap=1e-6, max_cells=5000, comm=SERIAL, stop=stop)
     assert solution.status is Status.STOPPED

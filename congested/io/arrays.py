@@ -145,6 +145,49 @@ def gather_rows(comm: MPI.Comm, rows: npt.NDArray[Any]) -> npt.NDArray[Any] | No
         row_type.Free()
 
 
+def scatter_rows(
+    comm: MPI.Comm, rows: npt.NDArray[Any] | None, wanted: IntArray
+) -> npt.NDArray[Any]:
+    """Give every rank the rows that it wants of an array on rank 0 (collective).
+
+    Parameters
+    ----------
+    comm
+        Communicator.
+    rows
+        Array (N, …) of float64 or int64 on rank 0; not used on the others.
+    wanted
+        Numbers (n,) of the rows that this rank wants.
+
+    Returns
+    -------
+    numpy.ndarray
+        Those rows (n, …).
+
+    Raises
+    ------
+    CongestedError
+        On every rank, if more rows are wanted than MPI's 32-bit counts can express.
+    """
+    wanted = np.ascontiguousarray(wanted, dtype=np.int64)
+    all_wanted = gather_rows(comm, wanted)
+    counts = comm.gather(len(wanted))
+    tail, name = comm.bcast(None if rows is None else (rows.shape[1:], rows.dtype.str))
+    own = np.empty((len(wanted), *tail), dtype=name)
+    row_type = _MPI_TYPES[own.dtype].Create_contiguous(int(np.prod(tail, dtype=int)))
+    row_type.Commit()
+    try:
+        if rows is None or all_wanted is None or counts is None:
+            comm.Scatterv(None, [own, len(own), row_type])
+        else:
+            displacements = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            parts = np.ascontiguousarray(rows[all_wanted])
+            comm.Scatterv([parts, counts, displacements, row_type], [own, len(own), row_type])
+    finally:
+        row_type.Free()
+    return own
+
+
 def _unique_edges(
     cells: IntArray, values: FloatArray, number_of_vertices: int
 ) -> tuple[IntArray, FloatArray]:

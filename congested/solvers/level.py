@@ -121,6 +121,22 @@ class LevelResult:
 
 
 @dataclass(frozen=True)
+class FoundPair:
+    """What of a `LevelResult` takes a solve to find: its attributes of the same names."""
+
+    potential: PotentialValues
+    flux: FloatArray
+    cell_data_gap: float
+    lower_bound_from: str
+    dofs: dict[str, int]
+    gains: dict[str, float]
+    iterate: Iterate
+    restarted: frozenset[str]
+    unfinished: tuple[str, ...]
+    failure: str | None
+
+
+@dataclass(frozen=True)
 class LevelGoal:
     """What a level aims at.
 
@@ -212,6 +228,43 @@ def solve_level(
         restarted=frozenset(run.restarted),
         unfinished=run.unfinished(pair),
         failure=run.failure,
+    )
+
+
+def certify_again(
+    mesh: Mesh, data: CellData, found: FoundPair, continuum: ContinuumData | None = None
+) -> LevelResult:
+    """Certify a pair that was found in an earlier run, without a solve for it (collective).
+
+    The bounds come from the data and the pair alone, so that they hold whatever file it was kept
+    in; what the flux lacks of being conservative is corrected.
+
+    Parameters
+    ----------
+    mesh, data
+        Mesh and cell data.
+    found
+        The pair, and what else the run knew.
+    continuum
+        Data of the bounds for the original densities, if these are asked for.
+
+    Raises
+    ------
+    NotConverged
+        If the pair certifies nothing.
+    """
+    facets = PotentialSpace(mesh, data.cells, CROUZEIX_RAVIART, data.active)
+    found = replace(found, flux=equilibrate(facets, data, found.flux))
+    integrals = _integrals(data, found.potential, found.flux)
+    bounds = _bounds(data, integrals)
+    if continuum is not None:
+        integrals, bounds = continuum_bounds(data, continuum, found.potential.vertices, found.flux)
+    return LevelResult(
+        data=data,
+        fields=_fields(data, found.potential, found.flux, integrals, continuum),
+        bounds=_checked(bounds),
+        totals=_totals(data, integrals),
+        **vars(found),
     )
 
 
