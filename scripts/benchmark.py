@@ -4,7 +4,7 @@ Every section solves two Gaussians (scripts/problems/two_gaussians.toml) or the 
 prints a table and adds to benchmark.json. Seconds are of the processor, on one rank and one thread;
 machines differ, so read ratios within one run. docs/performance.md keeps what was measured.
 
-    .venv/bin/python scripts/benchmark.py   # all sections: 15 minutes
+    .venv/bin/python scripts/benchmark.py   # all sections: 45 minutes
     .venv/bin/python scripts/benchmark.py mesh linear --sizes 64 128
 
 Clarabel (pip install clarabel) is the peer on one mesh, FreeFem++ (Debian's freefem++) that for a

@@ -42,18 +42,12 @@ TOLERANCES = (1e-3, 1e-4)
 COLUMNS = (
     "solver",
     "squares",
-    "cells",
     "error",
-    "in_bounds",
     "iterations_0.001",
     "seconds_0.001",
     "iterations_0.0001",
     "seconds_0.0001",
-    "process_seconds",
-    "input_seconds",
-    "data_seconds",
     "cell_violation",
-    "vertex_violation",
 )
 
 
