@@ -4,10 +4,11 @@ Every section solves two Gaussians (scripts/problems/two_gaussians.toml) or the 
 prints a table and adds to benchmark.json. Seconds are of the processor, on one rank and one thread;
 machines differ, so read ratios within one run. docs/performance.md keeps what was measured.
 
-    .venv/bin/python scripts/benchmark.py   # all sections: 15 minutes
+    .venv/bin/python scripts/benchmark.py   # all sections: 45 minutes
     .venv/bin/python scripts/benchmark.py mesh linear --sizes 64 128
 
-Clarabel (pip install clarabel) is the peer on one mesh; without it the row says so.
+Clarabel (pip install clarabel) is the peer on one mesh, FreeFem++ (Debian's freefem++) that for a
+true error, POT and GeomLoss (pip install pot geomloss) those for W₁; without one the row says so.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import peer_freefem
+import wasserstein
 from mpi4py import MPI
 from peers import clarabel_cost
 from rich.console import Console
@@ -308,6 +311,8 @@ _COLUMNS = {
         "bytes_per_dof",
         "relative_gap",
     ),
+    "freefem": peer_freefem.COLUMNS,
+    "w1": wasserstein.COLUMNS,
 }
 _RUN_COLUMNS = (
     "problem",
@@ -359,7 +364,11 @@ SECTIONS: dict[str, Callable[..., list[Record]]] = {
     "methods": by_method,
     "strengths": by_strength,
     "space": in_space,
+    "freefem": lambda sizes, console: peer_freefem.beside_freefem(sizes, console, nested_solve),
+    "w1": wasserstein.w1_by_solver,
 }
+# These take the sizes of the command line.
+_SIZED = ("linear", "mesh", "freefem")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -386,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Record]]:
     results: dict[str, list[Record]] = {}
     for name in arguments.sections:
         section = SECTIONS[name]
-        sized = name in ("linear", "mesh")
+        sized = name in _SIZED
         results[name] = section(arguments.sizes, progress) if sized else section(progress)
         out.print(table_of(name, results[name]))
         arguments.output.mkdir(parents=True, exist_ok=True)

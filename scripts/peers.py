@@ -40,7 +40,7 @@ def clarabel_cost(solution: ct.Solution) -> dict[str, Any]:
     cells, fields = cells_of_mesh(solution.mesh), solution.fields
     start = time.process_time()
     n, corners, dimension = cells.simplices.shape
-    facets, sign, number = _inner_facets(solution)
+    facets, sign, number = inner_facets(solution)
     inner = facets >= 0
     rows = np.repeat(np.arange(n), corners).reshape(n, corners)
     # Mean of the flux: Σ_i flux_i (x_T − v_i) / (d |T|), v_i the vertex opposite facet i.
@@ -91,7 +91,7 @@ def clarabel_cost(solution: ct.Solution) -> dict[str, Any]:
     }
 
 
-def _inner_facets(solution: ct.Solution) -> tuple[np.ndarray, np.ndarray, int]:
+def inner_facets(solution: ct.Solution) -> tuple[np.ndarray, np.ndarray, int]:
     """Return facet (n, d+1), −1 on the boundary, the sign of each side, and their number."""
     mesh = solution.mesh
     dimension = mesh.topology.dim
