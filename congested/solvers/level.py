@@ -12,18 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from dolfinx.mesh import Mesh
-from mpi4py import MPI
 
 from congested.cell_data import CellData
 from congested.certificate import (
     Bounds,
     CellFields,
     CellIntegrals,
-    cell_integrals,
-    gradient_at_vertices,
-    momentum_at_vertices,
 )
-from congested.continuum import critic_loss
 from congested.continuum_data import ContinuumData, continuum_bounds
 from congested.discretization import (
     CROUZEIX_RAVIART,
@@ -33,7 +28,7 @@ from congested.discretization import (
 )
 from congested.errors import NotConverged
 from congested.geometry import FloatArray, IntArray
-from congested.recovery import best_scale, equilibrate, marini_momentum
+from congested.recovery import equilibrate, marini_momentum
 from congested.solvers.augmented_lagrangian import (
     AugmentedLagrangian,
     solve_augmented_lagrangian,
@@ -41,6 +36,15 @@ from congested.solvers.augmented_lagrangian import (
 from congested.solvers.iteration import Iterate, SpaceResult, Step, initial_iterate, transfer
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, solve_newton
+from congested.solvers.pair import (
+    PotentialValues,
+    checked,
+    conforming_values,
+    pair_bounds,
+    pair_fields,
+    pair_integrals,
+    pair_totals,
+)
 
 # Where a better space was last seen to close the gap by more than that, the gap without it is no
 # guide for refinement: every mesh gets that space. Smooth data have 1.7 for Crouzeix–Raviart and
@@ -57,16 +61,6 @@ _UNSOLVED_SHARE = 0.02
 _TINY = 1e-300
 # An iteration that leaves less than this part of the certified gap is not what keeps it open.
 _IMMATERIAL = 0.5
-# Rounding by which a lower bound may lie above the upper one.
-_CROSSING = 1e-11
-
-
-@dataclass(frozen=True)
-class PotentialValues:
-    """A conforming potential on cells: vertex values (n, d+1), P2 edge values (n, e) or None."""
-
-    vertices: FloatArray
-    edges: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +199,7 @@ def solve_level(
         first = run.solve(conforming, start, 0.25 * coarse[0].bounds.relative_gap)
         if stopped():
             return None
-    potential = _conforming(conforming, data, first, continuum)
+    potential = conforming_values(conforming, data, first, continuum)
     pair = run.certified(conforming, potential, run.conservative(first))
     best = first
     if run.wants(CROUZEIX_RAVIART, pair):
@@ -217,10 +211,10 @@ def solve_level(
         data=data,
         potential=pair.potential,
         flux=pair.flux,
-        fields=_fields(data, pair.potential, pair.flux, pair.integrals, continuum),
+        fields=pair_fields(data, pair.potential, pair.flux, pair.integrals, continuum),
         bounds=pair.bounds,
         cell_data_gap=pair.cell_data_gap,
-        totals=_totals(data, pair.integrals),
+        totals=pair_totals(data, pair.integrals),
         lower_bound_from=pair.space.kind,
         dofs={"potential": pair.space.global_dofs, "flux": run.facets.global_dofs},
         gains=run.gains,
@@ -255,15 +249,15 @@ def certify_again(
     """
     facets = PotentialSpace(mesh, data.cells, CROUZEIX_RAVIART, data.active)
     found = replace(found, flux=equilibrate(facets, data, found.flux))
-    integrals = _integrals(data, found.potential, found.flux)
-    bounds = _bounds(data, integrals)
+    integrals = pair_integrals(data, found.potential, found.flux)
+    bounds = pair_bounds(data, integrals)
     if continuum is not None:
         integrals, bounds = continuum_bounds(data, continuum, found.potential.vertices, found.flux)
     return LevelResult(
         data=data,
-        fields=_fields(data, found.potential, found.flux, integrals, continuum),
-        bounds=_checked(bounds),
-        totals=_totals(data, integrals),
+        fields=pair_fields(data, found.potential, found.flux, integrals, continuum),
+        bounds=checked(bounds),
+        totals=pair_totals(data, integrals),
         **vars(found),
     )
 
@@ -346,14 +340,14 @@ class _LevelRun:
     def certified(
         self, space: PotentialSpace, potential: PotentialValues, flux: FloatArray
     ) -> _Pair:
-        integrals = _integrals(self.data, potential, flux)
-        bounds = _bounds(self.data, integrals)
+        integrals = pair_integrals(self.data, potential, flux)
+        bounds = pair_bounds(self.data, integrals)
         gap = bounds.gap
         if self.continuum is not None:
             integrals, bounds = continuum_bounds(
                 self.data, self.continuum, potential.vertices, flux
             )
-        return _Pair(space, potential, flux, integrals, _checked(bounds), gap)
+        return _Pair(space, potential, flux, integrals, checked(bounds), gap)
 
     def wants(self, kind: str, pair: _Pair) -> bool:
         """Whether to solve in a better space."""
@@ -393,7 +387,7 @@ class _LevelRun:
         except NotConverged as error:
             self.failure = str(error)
             return pair
-        found = self.certified(p2, _conforming(p2, self.data, result), pair.flux)
+        found = self.certified(p2, conforming_values(p2, self.data, result), pair.flux)
         return self._better(pair, found, LAGRANGE_2)
 
     def unfinished(self, pair: _Pair) -> tuple[str, ...]:
@@ -437,89 +431,3 @@ def _is_wanted(goal: LevelGoal, relative_gap: float, gains: Mapping[str, float],
     else:
         reach = gains.get(kind, _HOPED_P2_GAIN)
     return bool(relative_gap <= _OPTIMISM * reach * goal.relative_gap)
-
-
-def _conforming(
-    space: PotentialSpace,
-    data: CellData,
-    result: SpaceResult,
-    continuum: ContinuumData | None = None,
-) -> PotentialValues:
-    """Return the potential on cells, multiplied by the best number."""
-    corners = data.cells.dimension + 1
-    values = result.potential[space.dofmap]
-    edges = values[:, corners:] if space.kind == LAGRANGE_2 else None
-    unscaled = PotentialValues(values[:, :corners], edges)
-    gradient = gradient_at_vertices(data.cells.simplices, unscaled.vertices, unscaled.edges)
-    if continuum is None:
-        no_flux = np.zeros_like(unscaled.vertices)
-        loss = data.cells.total(_integrals(data, unscaled, no_flux).critic_loss)
-    else:
-        loss = data.cells.total(critic_loss(continuum.fields, unscaled.vertices))
-    scale = best_scale(space, data.capacity, gradient, loss)
-    return PotentialValues(scale * unscaled.vertices, None if edges is None else scale * edges)
-
-
-def _integrals(data: CellData, potential: PotentialValues, flux: FloatArray) -> CellIntegrals:
-    volume = data.cells.volume
-    return cell_integrals(
-        data.cells.simplices,
-        potential.vertices,
-        flux,
-        data.source / volume,
-        data.target / volume,
-        data.weight / volume,
-        data.strength,
-        potential.edges,
-    )
-
-
-def _bounds(data: CellData, integrals: CellIntegrals) -> Bounds:
-    total = data.cells.total
-    lower = total(integrals.critic_loss) - total(integrals.penalty)
-    return _checked(Bounds(lower, total(integrals.transport_cost)))
-
-
-def _checked(bounds: Bounds) -> Bounds:
-    # Bounds that cross or are no numbers certify nothing, and a negative gap is below any goal.
-    lower, upper = bounds.lower, bounds.upper
-    if not lower <= upper + _CROSSING * abs(upper):
-        raise NotConverged(
-            f"the bounds {lower:.8g} and {upper:.8g} are no bounds: rounding errors are as large "
-            "as the gap or larger; ask for a larger relative gap or scale the domain"
-        )
-    return bounds
-
-
-def _totals(data: CellData, integrals: CellIntegrals) -> dict[str, float]:
-    total = data.cells.total
-    residual = float(np.abs(integrals.divergence_residual).max(initial=0.0))
-    return {
-        "critic_loss": total(integrals.critic_loss),
-        "penalty": total(integrals.penalty),
-        "momentum_l1": total(integrals.momentum_l1),
-        "max_divergence_residual": data.cells.comm.allreduce(residual, op=MPI.MAX),
-    }
-
-
-def _fields(
-    data: CellData,
-    potential: PotentialValues,
-    flux: FloatArray,
-    integrals: CellIntegrals,
-    continuum: ContinuumData | None,
-) -> CellFields:
-    cells = data.cells
-    gradient = gradient_at_vertices(cells.simplices, potential.vertices, potential.edges)
-    return CellFields(
-        potential=potential.vertices,
-        potential_edges=potential.edges,
-        flux=flux,
-        momentum=momentum_at_vertices(cells.simplices, flux).mean(axis=1),
-        gradient=gradient.mean(axis=1),
-        weight=data.weight / cells.volume,
-        source=data.source / cells.volume,
-        target=data.target / cells.volume,
-        gap_indicator=integrals.gap_indicator,
-        **({} if continuum is None else vars(continuum.fields)),
-    )

@@ -11,7 +11,8 @@ from congested.certificate import CellIntegrals
 from congested.domain import Box, create_mesh
 from congested.errors import NotConverged
 from congested.geometry import cells_of_mesh
-from congested.solvers.level import LevelGoal, _bounds, _is_wanted
+from congested.solvers.level import LevelGoal, _is_wanted
+from congested.solvers.pair import pair_bounds
 
 
 @pytest.mark.parametrize(
@@ -51,10 +52,10 @@ def make_integrals(loss: float, penalty: float, cost: float) -> tuple[CellData, 
 
 
 def test_bounds_are_sums_over_cells() -> None:
-    bounds = _bounds(*make_integrals(2.0, 0.5, 1.75))
+    bounds = pair_bounds(*make_integrals(2.0, 0.5, 1.75))
     assert (bounds.lower, bounds.upper) == pytest.approx((1.5, 1.75), rel=1e-15)
     # Equal to rounding is what an exact solution gives.
-    assert _bounds(*make_integrals(1.0, 0.0, 1.0 - 1e-15)).gap < 0.0
+    assert pair_bounds(*make_integrals(1.0, 0.0, 1.0 - 1e-15)).gap < 0.0
 
 
 @pytest.mark.parametrize(
@@ -62,4 +63,4 @@ def test_bounds_are_sums_over_cells() -> None:
 )
 def test_numbers_that_are_no_bounds_are_refused(loss: float, cost: float) -> None:
     with pytest.raises(NotConverged, match="are no bounds"):
-        _bounds(*make_integrals(loss, 0.0, cost))
+        pair_bounds(*make_integrals(loss, 0.0, cost))
