@@ -61,7 +61,7 @@ class Parts:
 
     def remove_means(self, values: FloatArray) -> None:
         """Subtract its mean from the owned entries of each part, in place (collective)."""
-        means = self._sums(values[self._member]) / self.sizes
+        means = self._sums(values[self._member]) / np.maximum(self.sizes, 1)
         values[self._member] -= means[self._member_number]
 
     def null_space(self) -> PETSc.NullSpace:

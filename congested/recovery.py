@@ -22,6 +22,8 @@ from congested.parts import Parts
 
 # Part of the total mass by which the divergence of a certified flux may be wrong in a cell.
 LARGEST_RESIDUAL = 1e-12
+# What needs no correction any more: a few units in the last place of the largest masses.
+ROUNDING = 1e-14
 # At λ = ∞ a gradient longer than one by a rounding error costs infinity: stay this far below.
 _STRICTLY = 1.0 - 1e-12
 
@@ -84,7 +86,7 @@ def equilibrate(
         for _ in range(repetitions):
             residual = np.where(data.active, wanted - flux.sum(axis=1), 0.0)
             size = comm.allreduce(float(np.abs(residual).max(initial=0.0)), op=MPI.MAX)
-            if size <= 1e-15 * scale:
+            if size <= ROUNDING * scale:
                 break
             corrector = corrector or _Corrector(space, data, facets)
             flux = facets.single_valued(flux + corrector.correction(residual))

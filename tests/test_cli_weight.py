@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +45,6 @@ points = [[0.3, 0.8]]
 [output]
 overview = false
 """
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[None]:
-    """Give the log back to pytest when a command that ran in this process has taken it."""
-    logger = logging.getLogger("congested")
-    before = logger.propagate, logger.level, list(logger.handlers)
-    yield
-    logger.propagate, _, logger.handlers = before
-    logger.setLevel(before[1])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from congested import nested_iteration
+from congested import level_solution
 from congested.cell_data import make_cell_data
 from congested.certificate import Bounds, CellIntegrals
 from congested.continuum_data import (
@@ -397,7 +397,7 @@ def test_a_finer_mesh_that_is_refused_ends_the_run(monkeypatch: pytest.MonkeyPat
             raise InputError("mass has moved", key="solver.scope")
         return make(*arguments)
 
-    monkeypatch.setattr(nested_iteration, "make_continuum_data", second_fails)
+    monkeypatch.setattr(level_solution, "make_continuum_data", second_fails)
     solution = run(two_gaussians(std=0.13))
     assert solution.status is Status.STOPPED
     assert solution.levels == 1

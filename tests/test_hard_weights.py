@@ -361,7 +361,8 @@ def test_equal_measures_cost_nothing_however_they_are_given(name: str, strength:
     assert (solution.bounds.lower, solution.bounds.upper) == (0.0, 0.0)
     assert solution.bounds.relative_gap == 0.0
     assert solution.bounds.data_error < 1e-12
-    assert (solution.levels, solution.solver["newton_iterations"]) == (1, 2)
+    assert solution.levels == 1
+    assert solution.solver["newton_iterations"] <= 4
     assert max(solution.data["mass_rescaled"].values()) < 1e-13
 
 

@@ -289,7 +289,6 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
         return atomic_file(path)
 
     monkeypatch.setattr("congested.io.arrays.atomic_file", full)
-    monkeypatch.setattr(logging.getLogger("congested"), "propagate", True)
     arguments: dict[str, Any] = {"relative_gap": 2e-3, "comm": SERIAL}
     with caplog.at_level(logging.WARNING, "congested"):
         solve(two_gaussians(), checkpoint=tmp_path, **stop_at(2), **arguments)

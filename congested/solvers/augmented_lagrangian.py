@@ -53,6 +53,9 @@ class AugmentedLagrangian:
         Iterations per space and level.
     gap_share
         Part of the requested relative gap that a discrete problem may leave unsolved.
+    unsolved_share
+        Part of the certified gap expected on a mesh that its discrete problems may leave unsolved,
+        where that is more: they are not solved better than the mesh deserves.
     relaxation
         Over-relaxation, from 1 (none) to below 2.
     linear_tolerance
@@ -65,6 +68,7 @@ class AugmentedLagrangian:
 
     max_iterations: int = 1000
     gap_share: float = 0.3
+    unsolved_share: float = 0.1
     relaxation: float = 1.6
     linear_tolerance: float = 1e-8
     petsc: PetscOptions | None = None

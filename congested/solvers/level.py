@@ -55,9 +55,6 @@ _LARGEST_GAIN = 2.5
 _OPTIMISM = 1.2
 # ... and P2 the first time where this one would.
 _HOPED_P2_GAIN = 3.0
-# Part of the gap on a mesh that its discrete problems may leave unsolved, if the goal asks for no
-# more: they are not to be solved better than the mesh deserves.
-_UNSOLVED_SHARE = 0.02
 _TINY = 1e-300
 # An iteration that leaves less than this part of the certified gap is not what keeps it open.
 _IMMATERIAL = 0.5
@@ -313,7 +310,7 @@ class _LevelRun:
 
     def solve(self, space: PotentialSpace, start: Iterate, expected_gap: float) -> SpaceResult:
         goal, method = self.goal.relative_gap, self.method
-        share = max(method.gap_share * goal, _UNSOLVED_SHARE * expected_gap)
+        share = max(method.gap_share * goal, method.unsolved_share * expected_gap)
         if self.coarse is not None and space.kind in self.coarse[0].restarted:
             start = replace(start, distrusted=True)
         arguments = (space, self.data.capacity, self.data.load, start, share)

@@ -49,6 +49,9 @@ class Newton:
     gap_share
         Part of the requested relative gap that a discrete problem may leave unsolved; the rest is
         for the difference between the nonconforming flux and the conforming potential.
+    unsolved_share
+        Part of the certified gap expected on a mesh that its discrete problems may leave unsolved,
+        where that is more: they are not solved better than the mesh deserves.
     smoothing_reduction
         Smallest factor by which β falls in one step.
     linear_tolerance
@@ -65,6 +68,7 @@ class Newton:
 
     max_iterations: int = 80
     gap_share: float = 0.05
+    unsolved_share: float = 0.02
     smoothing_reduction: float = 0.05
     linear_tolerance: float = 1e-8
     loosest_linear_tolerance: float = 1e-7

@@ -12,6 +12,7 @@ from mpi4py import MPI
 from congested.nested_iteration import solve
 from congested.problem import Problem
 from congested.solution import Solution
+from congested.solvers.newton import Newton
 from tests.convergence.exact import UFL, ExactSolution
 
 # Far below what the meshes here resolve, so that only the discretisation is seen: the discrete
@@ -54,7 +55,13 @@ def solve_on_levels(
     solutions: list[Solution] = []
     max_cells = 1
     for _ in range(levels):
-        solution = solve(problem, relative_gap=relative_gap, max_cells=max_cells, lower_bound="p1")
+        solution = solve(
+            problem,
+            relative_gap=relative_gap,
+            max_cells=max_cells,
+            lower_bound="p1",
+            method=Newton(unsolved_share=0.0),
+        )
         solutions.append(solution)
         topology = solution.mesh.topology
         max_cells = 2**topology.dim * topology.index_map(topology.dim).size_global

@@ -135,7 +135,9 @@ def test_direct_solver() -> None:
     problem = make_problem("two parts")
     iterative = solve(problem, comm=WORLD, refine="none")
     direct = solve(problem, comm=WORLD, refine="none", petsc=options)
-    assert direct.solver["direct_solves"] == direct.solver["newton_iterations"]
+    # Steps of the interior-point method have two solves.
+    steps = direct.solver["newton_iterations"]
+    assert steps <= direct.solver["direct_solves"] <= 2 * steps
     assert direct.bounds.lower == pytest.approx(iterative.bounds.lower, rel=1e-6)
     assert direct.bounds.upper == pytest.approx(iterative.bounds.upper, rel=1e-6)
 
