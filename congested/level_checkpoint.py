@@ -111,6 +111,7 @@ class KeptLevel:
             lower_bound_from=state.lower_bound_from,
             dofs=state.dofs,
             gains=state.gains,
+            first_gap=state.first_gap,
             iterate=Iterate(
                 values["iterate_flux"], values["iterate_gradient"], state.smoothing, state.penalty
             ),
@@ -209,6 +210,7 @@ class Checkpoint:
             lower_bound_from=result.lower_bound_from,
             dofs=dict(result.dofs),
             gains=dict(result.gains),
+            first_gap=result.first_gap,
             restarted=sorted(result.restarted),
             unfinished=list(result.unfinished),
             failure=result.failure,

@@ -23,7 +23,7 @@ from congested.parts import Parts
 # Part of the total mass by which the divergence of a certified flux may be wrong in a cell.
 LARGEST_RESIDUAL = 1e-12
 # What needs no correction any more: a few units in the last place of the largest masses.
-ROUNDING = 1e-14
+ROUNDING = 4e-15
 # At λ = ∞ a gradient longer than one by a rounding error costs infinity: stay this far below.
 _STRICTLY = 1.0 - 1e-12
 

@@ -76,7 +76,7 @@ class LevelState(BaseModel):
         The bounds that were certified.
     load_change, hidden_cost, fruitless, unevenness
         As in `congested.level_solution.Level`.
-    cell_data_gap, lower_bound_from, dofs, gains, restarted, unfinished, failure
+    cell_data_gap, lower_bound_from, dofs, gains, first_gap, restarted, unfinished, failure
         As in `congested.solvers.level.LevelResult`.
     smoothing, penalty
         Of its iterate.
@@ -100,6 +100,7 @@ class LevelState(BaseModel):
     lower_bound_from: str
     dofs: dict[str, int]
     gains: dict[str, float]
+    first_gap: float
     restarted: list[str]
     unfinished: list[str]
     failure: str | None

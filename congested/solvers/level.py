@@ -51,6 +51,9 @@ from congested.solvers.pair import (
 # 1.3 for P2; near λ = ∞ both are up to 10, as the flux of P1 strays from the mass's paths, and a
 # P1 potential of slope 1 has an error like h.
 _LARGEST_GAIN = 2.5
+# The same where P1's own gap falls by less than the cells' diameter to that power: P1 is not in its
+# range of second order, or the data are rough, and better spaces gain more than they did.
+_LEAST_ORDER = 1.5
 # Otherwise it is tried where a gain that much larger than the last would meet the goal ...
 _OPTIMISM = 1.2
 # ... and P2 the first time where this one would.
@@ -84,6 +87,8 @@ class LevelResult:
         Sizes of the potential (of the lower bound) and flux spaces.
     gains
         Factors by which spaces were last seen to make the gap smaller.
+    first_gap
+        Relative gap that the first space certified alone.
     iterate
         Iterate in the first space, from which the next mesh starts.
     restarted
@@ -105,6 +110,7 @@ class LevelResult:
     lower_bound_from: str
     dofs: dict[str, int]
     gains: dict[str, float]
+    first_gap: float
     iterate: Iterate
     restarted: frozenset[str]
     unfinished: tuple[str, ...]
@@ -121,6 +127,7 @@ class FoundPair:
     lower_bound_from: str
     dofs: dict[str, int]
     gains: dict[str, float]
+    first_gap: float
     iterate: Iterate
     restarted: frozenset[str]
     unfinished: tuple[str, ...]
@@ -198,6 +205,7 @@ def solve_level(
             return None
     potential = conforming_values(conforming, data, first, continuum)
     pair = run.certified(conforming, potential, run.conservative(first))
+    run.first_gap = pair.bounds.relative_gap
     best = first
     if run.wants(CROUZEIX_RAVIART, pair):
         pair, best = run.sharpen_flux(pair, first)
@@ -215,6 +223,7 @@ def solve_level(
         lower_bound_from=pair.space.kind,
         dofs={"potential": pair.space.global_dofs, "flux": run.facets.global_dofs},
         gains=run.gains,
+        first_gap=run.first_gap,
         iterate=first.iterate,
         restarted=frozenset(run.restarted),
         unfinished=run.unfinished(pair),
@@ -288,6 +297,7 @@ class _LevelRun:
     left: dict[str, float] = field(default_factory=dict)
     flux_kind: str = ""
     failure: str | None = None
+    first_gap: float = np.nan
 
     def __post_init__(self) -> None:
         self.gains = {} if self.coarse is None else dict(self.coarse[0].gains)
@@ -353,7 +363,19 @@ class _LevelRun:
         if self._steep and kind == CROUZEIX_RAVIART:
             # There the flux of another space strays from the straight ways, on every mesh.
             return pair.bounds.relative_gap > self.goal.relative_gap
-        return _is_wanted(self.goal, pair.bounds.relative_gap, self.gains, kind)
+        return _is_wanted(self.goal, pair.bounds.relative_gap, self.gains, kind, self._slow)
+
+    @property
+    def _slow(self) -> bool:
+        """Whether the gap of the first space fell by less than it should from mesh to mesh."""
+        if self.coarse is None:
+            return False
+        count, before = (
+            cells.total(np.ones(cells.number))
+            for cells in (self.data.cells, self.coarse[0].data.cells)
+        )
+        order = _LEAST_ORDER / self.data.cells.dimension
+        return self.first_gap > self.coarse[0].first_gap * (before / count) ** order
 
     def sharpen_flux(self, pair: _Pair, first: SpaceResult) -> tuple[_Pair, SpaceResult]:
         """Return the better pair of two, with the flux of Crouzeix–Raviart, and its iterate."""
@@ -410,7 +432,9 @@ class _LevelRun:
         return found
 
 
-def _is_wanted(goal: LevelGoal, relative_gap: float, gains: Mapping[str, float], kind: str) -> bool:
+def _is_wanted(
+    goal: LevelGoal, relative_gap: float, gains: Mapping[str, float], kind: str, slow: bool
+) -> bool:
     """Whether a better space is worth its solve: the gap so far, and what it gained before."""
     if kind == LAGRANGE_2 and goal.lower_bound != "auto":
         return goal.lower_bound == LAGRANGE_2
@@ -420,7 +444,7 @@ def _is_wanted(goal: LevelGoal, relative_gap: float, gains: Mapping[str, float],
     if relative_gap <= goal.relative_gap:
         return False
     measured = kind in gains
-    if goal.last or (measured and gains[kind] > _LARGEST_GAIN):
+    if goal.last or slow or (measured and gains[kind] > _LARGEST_GAIN):
         return True
     if kind == CROUZEIX_RAVIART:
         # The first mesh measures what it gains; later P2 may add to it.

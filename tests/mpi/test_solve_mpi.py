@@ -30,6 +30,7 @@ from congested.nested_iteration import solve
 from congested.parallel import StopRequest
 from congested.problem import Problem
 from congested.solution import ProgressEvent, Solution, Status
+from congested.solvers.newton import Newton
 from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates
 
 WORLD = MPI.COMM_WORLD
@@ -93,6 +94,7 @@ def test_same_bounds_on_any_number_of_ranks(
     name: str, arguments: dict[str, Any], parts: int
 ) -> None:
     problem = make_problem(name)
+    arguments = {"method": Newton(unsolved_share=0.0), **arguments}
     together = solve(problem, comm=WORLD, **arguments)
     alone = solve(problem, comm=MPI.COMM_SELF, **arguments)
     assert together.data["parts"] == alone.data["parts"] == parts
@@ -133,8 +135,9 @@ def test_direct_solver() -> None:
         "pc_factor_mat_solver_type": "mumps",
     }
     problem = make_problem("two parts")
-    iterative = solve(problem, comm=WORLD, refine="none")
-    direct = solve(problem, comm=WORLD, refine="none", petsc=options)
+    arguments = {"comm": WORLD, "refine": "none", "method": Newton(unsolved_share=0.0)}
+    iterative = solve(problem, **arguments)
+    direct = solve(problem, petsc=options, **arguments)
     # Steps of the interior-point method have two solves.
     steps = direct.solver["newton_iterations"]
     assert steps <= direct.solver["direct_solves"] <= 2 * steps

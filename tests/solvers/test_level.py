@@ -41,7 +41,10 @@ from congested.solvers.pair import pair_bounds
 def test_when_a_better_space_pays(
     kind: str, lower_bound: str, last: bool, gap: float, gains: dict[str, float], wanted: bool
 ) -> None:
-    assert _is_wanted(LevelGoal(1e-3, lower_bound, last), gap, gains, kind) is wanted
+    assert _is_wanted(LevelGoal(1e-3, lower_bound, last), gap, gains, kind, False) is wanted
+    # Where P1 is slow, every better space that is allowed is tried until the goal is met.
+    slow = _is_wanted(LevelGoal(1e-3, lower_bound, last), gap, gains, kind, True)
+    assert slow is (wanted or (gap > 1e-3 and (kind, lower_bound) != ("p2", "p1")))
 
 
 def make_integrals(loss: float, penalty: float, cost: float) -> tuple[CellData, CellIntegrals]:
