@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -80,6 +81,11 @@ def nested_solve(squares: int, relative_gap: float, **options: Any) -> tuple[ct.
     return solution, time.process_time() - start
 
 
+def gap_of_p1(squares: int) -> float:
+    """Return a gap that the flux of P1 meets on the crossed mesh, and on none before."""
+    return 4e-5 * (256 / squares) ** 2
+
+
 def memory() -> float:
     """Return the largest memory of this process so far, in bytes."""
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -117,6 +123,8 @@ def on_one_mesh(sizes: Sequence[int], console: Console) -> list[Record]:
             "flux_dofs": solution.dofs["flux"],
             "cells": solution.fields.source.size,
             "seconds": seconds,
+            # Without mesh, masses and weight, which the peer is given.
+            "solve_seconds": solution.seconds["solve"],
             "relative_gap": solution.bounds.relative_gap,
             "lower": solution.bounds.lower,
             "upper": solution.bounds.upper,
@@ -124,6 +132,7 @@ def on_one_mesh(sizes: Sequence[int], console: Console) -> list[Record]:
         record.update(clarabel_cost(solution))
         if "clarabel_seconds" in record:
             record["ratio"] = record["clarabel_seconds"] / seconds
+            record["solve_ratio"] = record["clarabel_seconds"] / record["solve_seconds"]
         console.print(f"mesh {squares}: {record}", soft_wrap=True)
         records.append(record)
     return records
@@ -133,8 +142,10 @@ def beside_linear(sizes: Sequence[int], console: Console) -> list[Record]:
     """Compare the whole nonlinear solve with one linear one; time, steps and memory over sizes."""
     records: list[Record] = []
     start_up = memory()
-    for squares in sorted(sizes):
-        solution, seconds = nested_solve(squares, 5e-5)
+    # One more than the peers can take: 1.6 million dofs.
+    larger = [2 * max(sizes)] if max(sizes) >= 256 else []
+    for squares in sorted([*sizes, *larger]):
+        solution, seconds = nested_solve(squares, gap_of_p1(squares))
         linear = linear_seconds(squares)
         last = solution.levels - 1
         finest = [row for row in solution.history if row["level"] == last]
@@ -159,6 +170,51 @@ def beside_linear(sizes: Sequence[int], console: Console) -> list[Record]:
         dofs, times = (np.log([row[key] for row in records]) for key in ("flux_dofs", "seconds"))
         records[-1]["exponent"] = float(np.polyfit(dofs, times, 1)[0])
     return records
+
+
+def on_ranks(console: Console, squares: int = 512) -> list[Record]:
+    """Solve on one and on two ranks; seconds of the clock, without start-up."""
+    records: list[Record] = []
+    for ranks in (1, 2):
+        words = [sys.executable, __file__, "ranks", "--alone", str(squares)]
+        found = subprocess.run(
+            ["mpirun", "-n", str(ranks), *words], capture_output=True, text=True, check=True
+        )
+        record = json.loads(found.stdout.splitlines()[-1])
+        record["ratio"] = records[0]["seconds"] / record["seconds"] if records else 1.0
+        console.print(f"ranks {ranks}: {record}", soft_wrap=True)
+        records.append(record)
+    return records
+
+
+def one_of_ranks(squares: int) -> None:
+    """Solve on all ranks of this run; rank 0 prints what it took as JSON."""
+    comm = MPI.COMM_WORLD
+    coarsest = squares
+    while coarsest % 2 == 0 and coarsest > 2 * _COARSEST:
+        coarsest //= 2
+    options: Record = {"lower_bound": "p1", "comm": comm}
+    # The first solve compiles.
+    ct.solve(two_gaussians(coarsest), relative_gap=1e-2, refine="none", **options)
+    comm.Barrier()
+    start = time.perf_counter()
+    solution = ct.solve(
+        two_gaussians(coarsest),
+        relative_gap=gap_of_p1(squares),
+        max_cells=4 * squares**2,
+        **options,
+    )
+    seconds = comm.allreduce(time.perf_counter() - start, op=MPI.MAX)
+    record = {
+        "ranks": comm.size,
+        "squares": squares,
+        "flux_dofs": solution.dofs["flux"],
+        "seconds": seconds,
+        "relative_gap": solution.bounds.relative_gap,
+        "parts": {name: round(value, 2) for name, value in solution.seconds.items()},
+    }
+    if comm.rank == 0:
+        sys.stdout.write(json.dumps(record) + "\n")
 
 
 def adaptively(console: Console, relative_gap: float = 1e-3) -> list[Record]:
@@ -220,17 +276,14 @@ def by_method(console: Console) -> list[Record]:
 
 
 def by_strength(console: Console) -> list[Record]:
-    """Solve on adaptive meshes over λ, and W₁ of the published pair."""
+    """Solve on adaptive meshes over λ."""
     options: Record = {"refine": "adaptive", "relative_gap": 2e-3, "max_cells": 60_000}
     problem = with_squares(load("two_gaussians"), 16)
-    records = [
+    return [
         solved("two_gaussians", problem, strength, console, method=method, **options)
         for strength in (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, np.inf)
         for method in _METHODS
     ]
-    options |= {"max_cells": 200_000, "max_seconds": 120.0, "method": _METHODS[1]}
-    published = with_squares(load("ray_monotone_d2_n4"), 16)
-    return [*records, solved("ray_monotone_d2_n4", published, np.inf, console, **options)]
 
 
 def in_space(console: Console) -> list[Record]:
@@ -298,7 +351,17 @@ def dofs_for(gaps: Sequence[tuple[float, float]], wanted: float) -> float:
 # --- the whole ------------------------------------------------------------------------------------
 
 _COLUMNS = {
-    "mesh": ("squares", "flux_dofs", "seconds", "relative_gap", "clarabel_seconds", "ratio"),
+    "mesh": (
+        "squares",
+        "flux_dofs",
+        "seconds",
+        "solve_seconds",
+        "relative_gap",
+        "clarabel_seconds",
+        "ratio",
+        "solve_ratio",
+    ),
+    "ranks": ("ranks", "squares", "flux_dofs", "seconds", "relative_gap", "ratio"),
     "linear": (
         "squares",
         "flux_dofs",
@@ -360,6 +423,7 @@ def table_of(section: str, records: Sequence[Record]) -> Table:
 SECTIONS: dict[str, Callable[..., list[Record]]] = {
     "linear": beside_linear,  # first: the peer takes more memory
     "mesh": on_one_mesh,
+    "ranks": on_ranks,
     "adaptive": adaptively,
     "methods": by_method,
     "strengths": by_strength,
@@ -377,6 +441,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=" ".join(SECTIONS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256])
     parser.add_argument("-o", "--output", type=Path, default=SCRIPTS.parent / "results/benchmark")
+    parser.add_argument("--alone", type=int, metavar="SQUARES", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.sections if name not in SECTIONS]
     if unknown:
@@ -389,6 +454,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Record]]:
     """Run the sections and return their records."""
     arguments = parse(argv)
     progress, out = Console(stderr=True), Console()
+    if arguments.alone is not None:
+        one_of_ranks(arguments.alone)
+        return {}
     # The first solve compiles kernels and forms: not what a solve costs.
     nested_solve(_COARSEST, 1e-2)
     linear_seconds(_COARSEST)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from rich.console import Console
 
 from tests.scripts import load_script
 
@@ -56,6 +57,14 @@ def test_sections_of_runs(
         assert set(record["iterations"]) == {"p1"}
     assert newton["lower"] <= lagrangian["upper"]
     assert lagrangian["lower"] <= newton["upper"]
+
+
+def test_section_of_ranks(script: ModuleType) -> None:
+    alone, together = script.on_ranks(Console(quiet=True), 16)
+    assert (alone["ranks"], together["ranks"]) == (1, 2)
+    assert alone["flux_dofs"] == together["flux_dofs"] == 1568
+    assert together["relative_gap"] == pytest.approx(alone["relative_gap"], rel=1e-3)
+    assert together["ratio"] == alone["seconds"] / together["seconds"]
 
 
 def test_dofs_for_a_gap(script: ModuleType) -> None:

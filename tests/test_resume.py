@@ -145,7 +145,7 @@ def test_everything_that_is_known_of_a_mesh_is_kept(
     np.testing.assert_array_equal(again.weight.masses, level.weight.masses)
     for name in ("bounds", "cell_data_gap", "totals", "lower_bound_from", "dofs"):
         assert getattr(again.result, name) == getattr(level.result, name)
-    for name in ("restarted", "unfinished", "gains", "failure"):
+    for name in ("restarted", "unfinished", "gains", "first_gap", "failure"):
         assert getattr(again.result, name) == getattr(level.result, name)
     for name, value in vars(level.result.iterate).items():
         np.testing.assert_array_equal(getattr(again.result.iterate, name), value)

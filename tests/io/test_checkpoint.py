@@ -52,6 +52,7 @@ STATE = LevelState(
     lower_bound_from="p2",
     dofs={"potential": 9, "flux": 30},
     gains={"cr": 1.5},
+    first_gap=0.02,
     restarted=["cr"],
     unfinished=[],
     failure=None,
