@@ -141,8 +141,9 @@ def test_direct_solver() -> None:
     # Steps of the interior-point method have two solves.
     steps = direct.solver["newton_iterations"]
     assert steps <= direct.solver["direct_solves"] <= 2 * steps
-    assert direct.bounds.lower == pytest.approx(iterative.bounds.lower, rel=1e-6)
-    assert direct.bounds.upper == pytest.approx(iterative.bounds.upper, rel=1e-6)
+    # Both solve the discrete problems to a twentieth of the gap asked for, 1e-3.
+    assert direct.bounds.lower == pytest.approx(iterative.bounds.lower, rel=5e-5)
+    assert direct.bounds.upper == pytest.approx(iterative.bounds.upper, rel=5e-5)
 
 
 def test_more_ranks_than_some_have_cells() -> None:
