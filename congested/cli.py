@@ -269,7 +269,7 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     if arguments.resume is None:
         directory, file = Path(arguments.output), Path(arguments.problem)
         problem = _override(Problem.from_file(file), arguments)
-        on_root(comm, lambda: prepare_directory(directory, "result.json"))
+        on_root(comm, lambda: _prepare(directory))
         checkpoint = Checkpoint(directory, file=file)
     else:
         from congested.resume import read_checkpoint, recorded_problem
@@ -316,6 +316,17 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     if comm.rank == 0:
         sys.stderr.write(f"stopped: {one_line(solution.reason)}\n")
     return 128 + signal if signal else STOPPED
+
+
+def _prepare(directory: Path) -> None:
+    """Make the directory ready for a new run (on rank 0)."""
+    from congested.io.checkpoint import has_checkpoint
+
+    if has_checkpoint(directory):
+        parallel.logger.warning(
+            "%s: a run that could be resumed (--resume) is replaced by this one", directory
+        )
+    prepare_directory(directory, "result.json")
 
 
 def _text_to_keep(problem: Problem, file: Path | None, directory: Path) -> str | None:

@@ -98,7 +98,7 @@ def unresolved_load(cells: Cells, potential: FloatArray, children: FloatArray) -
     # Barycentric coordinates of the children's midpoints, where their mean of u is.
     middles = split_simplices(np.eye(corners)[None, :, 1:]).mean(axis=1)
     middles = np.concatenate([1.0 - middles.sum(axis=1, keepdims=True), middles], axis=1)
-    parts = children.reshape(cells.number, -1)
+    parts = children.reshape(cells.number, 2**cells.dimension)
     return np.einsum("nk,nk->n", parts - parts.mean(axis=1, keepdims=True), potential @ middles.T)
 
 
@@ -116,7 +116,7 @@ def spread_error(cells: Cells, potential: FloatArray, children: FloatArray) -> f
     """
     slope = np.linalg.norm(gradient_at_vertices(cells.simplices, potential)[:, 0], axis=1)
     price = 0.5 * cells.diameter * np.maximum(slope, 1.0)
-    parts = children.reshape(cells.number, -1)
+    parts = children.reshape(cells.number, 2**cells.dimension)
     moved = 0.5 * np.abs(parts - parts.mean(axis=1, keepdims=True)).sum(axis=1)
     return cells.total(price * moved)
 

@@ -282,7 +282,7 @@ class _Run:
         )
         if result.unfinished and self.stopped_by is None:
             logger.warning(
-                "level %d: %s met its limit of steps in %s: the bounds hold, but may be far from "
+                "level %d: %s did not end in %s: the bounds hold, but may be far from "
                 "the best on this mesh",
                 number,
                 self.method.title,
@@ -427,7 +427,8 @@ class _Run:
         where = "" if finer is None else "on the next mesh "
         other = next(name for kind, name in _NAMES.items() if not isinstance(self.method, kind))
         return self._gap_text(level) + (
-            f"{where}{self.method.title} met its limit of {self.method.max_iterations} steps in "
+            f"{where}{self.method.title} did not end within its limit of "
+            f"{self.method.max_iterations} steps in "
             f"{' and '.join((finer or level).result.unfinished)}; "
             f'try method = "{other}", '
             "another penalty strength or another first mesh"

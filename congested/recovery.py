@@ -226,7 +226,8 @@ def best_scale(
     if critic_loss <= 0.0:
         return 0.0
     lengths = np.linalg.norm(gradient, axis=-1)[space.active]
-    if np.isinf(capacity).any():
+    # A rank may have no cells.
+    if comm.allreduce(bool(np.isinf(capacity).any()), op=MPI.LOR):
         return _STRICTLY / comm.allreduce(float(lengths.max(initial=0.0)), op=MPI.MAX)
     volume = space.point_volume[space.active]
     stiffness = volume * capacity[space.active, None]

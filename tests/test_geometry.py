@@ -14,6 +14,8 @@ from congested.geometry import (
     barycentric_gradients,
     cells_from_arrays,
     cells_of_mesh,
+    determinants,
+    inverses,
     simplex_volumes,
     split_simplices,
 )
@@ -43,6 +45,14 @@ def test_volume_of_reference_simplex_and_its_images(dimension: int) -> None:
     np.testing.assert_allclose(simplex_volumes(image), expected, rtol=1e-12)
     # The orientation does not matter.
     np.testing.assert_allclose(simplex_volumes(image[:, ::-1]), expected, rtol=1e-12)
+
+
+@dimensions
+def test_small_matrices(dimension: int) -> None:
+    matrices = np.random.default_rng(2).normal(size=(5, 40, dimension, dimension))
+    np.testing.assert_allclose(determinants(matrices), np.linalg.det(matrices), rtol=1e-11)
+    np.testing.assert_allclose(inverses(matrices), np.linalg.inv(matrices), rtol=1e-9)
+    assert not np.isfinite(inverses(np.zeros((1, dimension, dimension)))).any()
 
 
 @dimensions

@@ -292,11 +292,11 @@ def test_what_helps_at_infinity_where_a_method_meets_its_limit() -> None:
     options: dict[str, Any] = {"relative_gap": 1e-2, "refine": "none", "comm": SERIAL}
     newton = solve(problem, method=Newton(max_iterations=3), **options)
     assert newton.status is Status.STOPPED
-    assert "met its limit of 3 steps in" in newton.reason
+    assert "did not end within its limit of 3 steps in" in newton.reason
     assert 'try method = "augmented-lagrangian"' in newton.reason
     lagrangian = solve(problem, method=AugmentedLagrangian(max_iterations=10), **options)
     assert lagrangian.status is Status.STOPPED
-    assert "met its limit of 10 steps in" in lagrangian.reason
+    assert "did not end within its limit of 10 steps in" in lagrangian.reason
     assert 'try method = "newton"' in lagrangian.reason
     # What is said helps.
     helped = solve(problem, method="newton", **options)
@@ -318,7 +318,7 @@ def test_a_limit_that_does_not_keep_the_gap_open_is_not_blamed() -> None:
         reasons[steps] = solution.reason
         assert bool(solution.solver["unfinished"]) == (steps == 4)
     assert "refinement is off" in reasons[120]
-    assert "met its limit of 4 steps in p1" in reasons[4]
+    assert "did not end within its limit of 4 steps in p1" in reasons[4]
 
 
 def test_the_reason_has_the_gap_of_the_bounds_that_are_kept() -> None:

@@ -134,6 +134,11 @@ class StoredLevel:
 # --- what the run was asked for ---------------------------------------------------------------
 
 
+def has_checkpoint(directory: Path) -> bool:
+    """Return whether a directory has a solved mesh from which a run can be resumed."""
+    return (directory / LEVEL).exists()
+
+
 def discard_checkpoint(directory: Path) -> None:
     """Remove a checkpoint, and what a killed process left of one (one rank)."""
     # The level first: without it the run would begin anew, but never go on with another problem.

@@ -23,11 +23,12 @@ import numpy as np
 from mpi4py import MPI
 
 from congested.discretization import PotentialSpace
-from congested.geometry import FloatArray, inverses
+from congested.geometry import FloatArray
 from congested.solvers.iteration import ActivePoints, Iterate, SpaceResult, Step
 from congested.solvers.linear import LinearSolver
 from congested.solvers.second_order_cone import (
     Scaling,
+    determinant,
     joined,
     largest_step,
     product,
@@ -98,7 +99,7 @@ def solve_interior_point(
     converged = False
     iteration = 0
     for iteration in range(1, max_iterations + 1):
-        before = solver.statistics.iterations
+        before, last = solver.statistics.iterations, (point, cost, gap, mean)
         step = _Linearisation(points, point, load, solver)
         scaled = step.scaled
         predictor, _, _ = step.direction(-scaled, _PREDICTOR * tolerance)
@@ -121,6 +122,10 @@ def solve_interior_point(
             tolerance = max(_TIGHTEN[1] * tolerance, _TIGHTEN[2])
         cost, gap = points.cost_and_gap(point.primal[..., 1:], point.gradient)
         mean = _complementarity(points, point) / points.measure
+        if not (_is_inside(points, point) and np.isfinite([cost, gap, mean]).all()):
+            # Rounding has left the cone: the point before is the best there is.
+            point, cost, gap, mean = last
+            break
         linear_iterations = solver.statistics.iterations - before
         stop = monitor(Step(iteration, cost, gap, linear_iterations, mean, length))
         feasible = infeasible <= _INFEASIBILITY_SHARE * relative_gap
@@ -149,16 +154,21 @@ class _Linearisation:
         self.scaling = Scaling(point.primal, point.dual)
         self.scaled = self.scaling.apply(point.dual)
         # With δt eliminated (the 1 of y stays), z_new = r − S δw and ∇u = w/κ − z give
-        # M δw = ∇u_new − c with M = S + I/κ and c = w/κ − z − r.
-        inverse_square = self.scaling.inverse_square()
-        self._first = inverse_square[..., 0, 0]
-        self._mixed = inverse_square[..., 0, 1:]
-        outer = self._mixed[..., :, None] * self._mixed[..., None, :]
-        matrix = inverse_square[..., 1:, 1:] - outer / self._first[..., None, None]
+        # M δw = ∇u_new − c with M = S + I/κ and c = w/κ − z − r. With the axis (a, v) and i = η⁻²,
+        # W⁻² has the first row i (1 + 2|v|², −2 a v), and S = i (I − 2 v⊗v / (1 + 2|v|²)): M has
+        # the eigenvalue i/(1 + 2|v|²) + 1/κ along v, which a subtraction would lose, else i + 1/κ.
+        size, axis = self.scaling.size**-2, self.scaling.axis
+        vector = axis[..., 1:]
+        stretch = 1.0 + 2.0 * np.sum(vector**2, axis=-1)
+        self._first = size * stretch
+        self._mixed = -2.0 * (size * axis[..., 0])[..., None] * vector
         self._compliance = (1.0 / points.capacity)[..., None]
-        index = np.arange(matrix.shape[-1])
-        matrix[..., index, index] += self._compliance
-        self._stiffness = inverses(matrix)
+        across, along = size + self._compliance[..., 0], size / stretch + self._compliance[..., 0]
+        factor = 2.0 * size / (stretch * across * along)
+        outer = vector[..., :, None] * vector[..., None, :]
+        self._stiffness = factor[..., None, None] * outer
+        index = np.arange(vector.shape[-1])
+        self._stiffness[..., index, index] += (1.0 / across)[..., None]
         solver.system.assemble_matrix(points.full(self._stiffness))
 
     def direction(
@@ -184,6 +194,12 @@ class _Linearisation:
 def _complementarity(points: ActivePoints, point: _Point) -> float:
     """Return ∫ x·y, the duality gap where both are feasible."""
     return points.integral(np.sum(point.primal * point.dual, axis=-1))
+
+
+def _is_inside(points: ActivePoints, point: _Point) -> bool:
+    """Whether x and y lie inside the cone on all ranks; what is not a number does not."""
+    local = all(bool((determinant(one) > 0.0).all()) for one in (point.primal, point.dual))
+    return bool(points.space.mesh.comm.allreduce(local, op=MPI.LAND))
 
 
 def _common_step(

@@ -24,7 +24,8 @@ class Iterate:
     gradient
         ∇u (n, q, d).
     smoothing
-        β of Newton's method, in units of the flux; None where the method chooses.
+        β of Newton's method or μ of the interior-point method, in units of the flux; None where
+        the method chooses.
     penalty
         r of the augmented Lagrangian; None where the method chooses.
     distrusted
@@ -63,9 +64,11 @@ class SpaceResult:
     Attributes
     ----------
     iterate
-        Last iterate; `iterate.flux` is feasible if at least one step was taken.
+        Last iterate. Its flux is feasible after one full step of Newton's method, and up to
+        what is left of the first infeasibility in the interior-point method.
     potential
-        Values of the potential of the last linear solve (owned and ghost dofs).
+        Values of the potential (owned and ghost dofs): that of the last linear solve, or of the
+        last point of the interior-point method.
     cost, gap
         ∫H(w) and the discrete duality gap.
     converged

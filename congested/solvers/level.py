@@ -2,7 +2,8 @@
 
 The flux of the P1 solution, made conservative, is feasible and costs no second solve. The flux of a
 Crouzeix–Raviart solution is the best one there is, and costs more than all of P1. How much sharper
-it was on the coarser meshes decides whether a mesh gets it.
+it was on the coarser meshes decides whether a mesh gets it. At λ = ∞ Newton's method begins with P2
+in place of P1, and every mesh gets Crouzeix–Raviart.
 """
 
 from __future__ import annotations
@@ -58,7 +59,6 @@ _LEAST_ORDER = 1.5
 _OPTIMISM = 1.2
 # ... and P2 the first time where this one would.
 _HOPED_P2_GAIN = 3.0
-_TINY = 1e-300
 # An iteration that leaves less than this part of the certified gap is not what keeps it open.
 _IMMATERIAL = 0.5
 
@@ -92,10 +92,10 @@ class LevelResult:
     iterate
         Iterate in the first space, from which the next mesh starts.
     restarted
-        Spaces whose start was of no use at its small β.
+        Spaces in which the start was of no use, or none was wanted.
     unfinished
-        Spaces in which the method met its limit of steps, or was stopped, before its goal, if what
-        it left makes a good part of the gap.
+        Spaces in which the method met its limit of steps, came no further or was stopped before
+        its goal, if what it left makes a good part of the gap.
     failure
         What went wrong in a better space, after there were bounds; None if nothing did.
     """
@@ -201,7 +201,7 @@ def solve_level(
         start = transfer(coarse[0].iterate, conforming, coarse[1])
         # A finer mesh has a gap of about a quarter.
         first = run.solve(conforming, start, 0.25 * coarse[0].bounds.relative_gap)
-        if stopped():
+        if stopped() and not first.converged:
             return None
     potential = conforming_values(conforming, data, first, continuum)
     pair = run.certified(conforming, potential, run.conservative(first))
@@ -388,25 +388,23 @@ class _LevelRun:
         try:
             result = self.solve(self.facets, start, self._expected_gap(CROUZEIX_RAVIART, pair))
             flux = self.conservative(result)
+            found = self.certified(pair.space, pair.potential, flux)
         except NotConverged as error:
             self.failure = str(error)
             return pair, first
-        return self._better(
-            pair, self.certified(pair.space, pair.potential, flux), CROUZEIX_RAVIART
-        ), result
+        return self._better(pair, found, CROUZEIX_RAVIART), result
 
     def sharpen_potential(self, pair: _Pair, start: SpaceResult) -> _Pair:
         """Return the better pair of two, with a potential in P2."""
         p2 = self.space(LAGRANGE_2)
-        own = np.arange(self.data.cells.number)
+        iterate = transfer(start.iterate, p2, np.arange(self.data.cells.number))
+        iterate = replace(iterate, distrusted=start.restarted)
         try:
-            result = self.solve(
-                p2, transfer(start.iterate, p2, own), self._expected_gap(LAGRANGE_2, pair)
-            )
+            result = self.solve(p2, iterate, self._expected_gap(LAGRANGE_2, pair))
+            found = self.certified(p2, conforming_values(p2, self.data, result), pair.flux)
         except NotConverged as error:
             self.failure = str(error)
             return pair
-        found = self.certified(p2, conforming_values(p2, self.data, result), pair.flux)
         return self._better(pair, found, LAGRANGE_2)
 
     def unfinished(self, pair: _Pair) -> tuple[str, ...]:
@@ -424,8 +422,11 @@ class _LevelRun:
         return pair.bounds.relative_gap / self.gains.get(kind, _LARGEST_GAIN)
 
     def _better(self, before: _Pair, found: _Pair, kind: str) -> _Pair:
-        self.gains[kind] = before.cell_data_gap / max(found.cell_data_gap, _TINY)
-        if not found.cell_data_gap < before.cell_data_gap:
+        # Nothing, or infinitely much, between the bounds tells nothing of what a space gains.
+        if 0.0 < before.cell_data_gap < np.inf and 0.0 < found.cell_data_gap < np.inf:
+            self.gains[kind] = before.cell_data_gap / found.cell_data_gap
+        gaps = [(one.bounds.gap, one.cell_data_gap) for one in (found, before)]
+        if not gaps[0] < gaps[1]:
             return before
         if kind == CROUZEIX_RAVIART:
             self.flux_kind = kind

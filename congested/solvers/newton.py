@@ -16,7 +16,7 @@ after each step; it chooses the next β and stops the iteration.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +34,10 @@ from congested.solvers.linear import LinearSolver, LinearStatistics, PetscOption
 
 # A start whose first step leaves this relative gap was useless.
 _USELESS_GAP = 0.1
+# So many steps, or so many of them shorter than the last number, are more than the interior-point
+# method takes.
+_MOST_STEPS = 20
+_MOST_SHORT_STEPS, _SHORT = 3, 0.25
 # CG steps in a solve of the interior-point method beyond which a factorisation is cheaper in 2D.
 _PATIENCE = 15
 
@@ -113,9 +117,16 @@ def solve_newton(
     system = StiffnessSystem(space)
     solver = LinearSolver(system, options.petsc or {}, statistics)
     points = ActivePoints(space, capacity)
+    taken = 0
+
+    def counted(step: Step) -> bool:
+        nonlocal taken
+        taken += 1
+        return monitor(replace(step, iteration=taken))
+
     try:
         if points.congested and not start.distrusted:
-            result = _iterate(points, solver, load, start, relative_gap, options, monitor)
+            result = _iterate(points, solver, load, start, relative_gap, options, counted)
             if result is not None:
                 return result
         # Two solves share a factorisation.
@@ -127,8 +138,8 @@ def solve_newton(
             relative_gap,
             solver,
             options.interior_point_tolerance,
-            options.max_iterations,
-            monitor,
+            max(options.max_iterations - taken, 1),
+            counted,
         )
     finally:
         solver.destroy()
@@ -150,7 +161,7 @@ def _iterate(
     smoothing = start.smoothing or points.flux_scale
     feasible = False
     cost = gap = np.inf
-    iteration = 0
+    iteration = short = 0
     for iteration in range(1, options.max_iterations + 1):
         softened = points.compliance(smoothing)
         matrix = primal_dual_stiffness(
@@ -185,6 +196,9 @@ def _iterate(
             break
         if iteration == 1 and start.smoothing is not None and gap > _USELESS_GAP * cost:
             # The start was too far from this problem's solution for its small β.
+            return None
+        short += length < _SHORT
+        if iteration == _MOST_STEPS or short == _MOST_SHORT_STEPS:
             return None
         # The error made by smoothing is at most β |Ω|: follow the gap down, but never below what
         # the goal needs by more than a factor 100 (the conditioning would suffer for nothing).

@@ -54,8 +54,10 @@ def largest_step(x: FloatArray, change: FloatArray) -> float:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         q = -(b + np.copysign(np.sqrt(np.maximum(discriminant, 0.0)), b))
         roots = np.stack([q / a, c / q])
+        # Through the apex both roots meet, and rounding may lose them; there t vanishes.
+        apex = np.where(change[..., 0] < 0.0, -x[..., 0] / change[..., 0], np.inf)
     real = (discriminant >= 0.0) & np.isfinite(roots) & (roots > 0.0)
-    return float(np.where(real, roots, np.inf).min(initial=np.inf))
+    return float(min(np.where(real, roots, np.inf).min(initial=np.inf), apex.min(initial=np.inf)))
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,3 @@ class Scaling:
         root = _mirrored(self._root)
         along = 2.0 * np.sum(root * vector, axis=-1)[..., None] * root
         return (along - _mirrored(vector)) / self.size[..., None]
-
-    def inverse_square(self) -> FloatArray:
-        """Return the matrices W⁻² (..., 1 + d, 1 + d)."""
-        axis = _mirrored(self.axis)
-        matrix = 2.0 * axis[..., :, None] * axis[..., None, :]
-        index = np.arange(axis.shape[-1])
-        matrix[..., index, index] += np.where(index == 0, -1.0, 1.0)
-        return np.asarray(matrix / (self.size**2)[..., None, None])

@@ -143,7 +143,9 @@ def test_few_iterations_still_give_bounds_and_the_remedy() -> None:
         comm=SERIAL,
     )
     assert solution.status is Status.STOPPED
-    assert "the augmented Lagrangian method met its limit of 4 steps" in solution.reason
+    assert (
+        "the augmented Lagrangian method did not end within its limit of 4 steps" in solution.reason
+    )
     assert 'try method = "newton"' in solution.reason
     better = solve(problem, refine="none", lower_bound="p1", comm=SERIAL)
     assert solution.bounds.lower <= better.bounds.lower
