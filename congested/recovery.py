@@ -24,6 +24,7 @@ from congested.parts import Parts
 LARGEST_RESIDUAL = 1e-12
 # What needs no correction any more: a few units in the last place of the largest masses.
 ROUNDING = 4e-15
+_PREFIX, _COARSEST = "congested_correction_", "pc_hypre_boomeramg_relax_type_coarse"
 # At λ = ∞ a gradient longer than one by a rounding error costs infinity: stay this far below.
 _STRICTLY = 1.0 - 1e-12
 
@@ -182,6 +183,12 @@ class _Corrector:
         self._ksp.setOperators(matrix, self._pinned)
         self._ksp.setType("cg")
         self._ksp.getPC().setType("hypre")
+        # The coarsest system is singular, and hypre's elimination fails on the smallest meshes.
+        self._ksp.setOptionsPrefix(_PREFIX)
+        options = PETSc.Options()
+        options[_PREFIX + _COARSEST] = "symmetric-SOR/Jacobi"
+        self._ksp.setFromOptions()
+        options.delValue(_PREFIX + _COARSEST)
         # To rounding, as a rule, so that the solve need not be repeated.
         self._ksp.setTolerances(rtol=1e-9, max_it=200)
         self._null_space = self._parts.null_space()

@@ -188,6 +188,16 @@ def test_linear_solver_that_fails_in_a_better_space_leaves_the_bounds_of_the_fir
     assert solution.bounds.relative_gap > reference.bounds.relative_gap
 
 
+def test_a_first_mesh_that_sees_no_difference_tells_nothing_of_what_spaces_gain() -> None:
+    # Both points lie in one of four triangles.
+    points = (Points([[0.5, 0.2]]), Points([[0.5, 0.3]]))
+    problem = Problem(Box((0.0, 0.0), (1.0, 1.0), cells=1), *points, ConstantWeight())
+    options = {"lower_bound": "p2", "relative_gap": 1e-2, "max_cells": 300, "comm": SERIAL}
+    solution = solve(problem, **options)
+    assert solution.levels == 4
+    assert 0.0 < solution.bounds.lower < solution.bounds.upper < math.inf
+
+
 # --- options --------------------------------------------------------------------------------
 
 

@@ -113,3 +113,17 @@ def test_scales_on_any_number_of_ranks(scale: float) -> None:
     assert together.status is Status.CONVERGED
     # The distance of the means bounds the cost from below, but for what the square cuts off.
     assert together.bounds.upper > 0.99 * scale * np.hypot(0.4, 0.25)
+
+
+@pytest.mark.parametrize("strength", [10.0, np.inf])
+def test_ranks_without_cells(tmp_path: Path, strength: float) -> None:
+    # Two triangles: from the third rank on there is nothing to own.
+    corners = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    file = Path(WORLD.bcast(str(tmp_path / "square.vtu")))
+    if WORLD.rank == 0:
+        meshio.Mesh(corners, [("triangle", np.array([[0, 1, 2], [0, 2, 3]]))]).write(file)
+    WORLD.Barrier()
+    ends = (GaussianMixture.from_stds([[x, 0.5]], 0.08) for x in (0.3, 0.7))
+    problem = Problem(MeshFile(file), *ends, ConstantWeight(), strength=strength)
+    together, _ = both(problem, refine="none", lower_bound="p1", relative_gap=1e-2)
+    assert np.isfinite(together.bounds.data_error)
