@@ -71,7 +71,7 @@ def same(one: Solution, other: Solution, tolerance: float, mesh_tolerance: float
     assert max(s.conservation["max_divergence_residual"] for s in (one, other)) < 1e-14
 
 
-@pytest.mark.parametrize(("refine", "level"), [("uniform", 2), ("adaptive", 1)])
+@pytest.mark.parametrize(("refine", "level"), [("uniform", 1), ("adaptive", 1)])
 def test_the_same_ranks_go_on_as_if_nothing_had_been(
     refine: str, level: int, shared_path: Path
 ) -> None:
@@ -100,7 +100,7 @@ def test_another_number_of_ranks_goes_on(
     together, alone = shared_path / "together", shared_path / f"alone{WORLD.rank}"
     undisturbed = solve(make_problem(), comm=SERIAL, **options)
     # All write, and each goes on alone.
-    solve(make_problem(), comm=WORLD, checkpoint=together, **stop_at(2), **options)
+    solve(make_problem(), comm=WORLD, checkpoint=together, **stop_at(1), **options)
     shutil.copytree(together, alone)
     WORLD.Barrier()
     same(resume(alone, comm=SERIAL), undisturbed, *tolerances)
