@@ -107,7 +107,6 @@ class KeptLevel:
         return FoundPair(
             potential=PotentialValues(values["potential"], values.get("potential_edges")),
             flux=values["flux"],
-            cell_data_gap=state.cell_data_gap,
             lower_bound_from=state.lower_bound_from,
             dofs=state.dofs,
             gains=state.gains,
@@ -115,7 +114,7 @@ class KeptLevel:
             iterate=Iterate(
                 values["iterate_flux"], values["iterate_gradient"], state.smoothing, state.penalty
             ),
-            restarted=frozenset(state.restarted),
+            trust=dict(state.trust),
             unfinished=tuple(state.unfinished),
             failure=state.failure,
         )
@@ -206,12 +205,11 @@ class Checkpoint:
             hidden_cost=level.hidden_cost,
             fruitless=level.fruitless,
             unevenness=level.unevenness,
-            cell_data_gap=result.cell_data_gap,
             lower_bound_from=result.lower_bound_from,
             dofs=dict(result.dofs),
             gains=dict(result.gains),
             first_gap=result.first_gap,
-            restarted=sorted(result.restarted),
+            trust=dict(result.trust),
             unfinished=list(result.unfinished),
             failure=result.failure,
             smoothing=result.iterate.smoothing,

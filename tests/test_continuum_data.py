@@ -36,7 +36,7 @@ from congested.measures.uniform import UniformBall, UniformBox
 from congested.nested_iteration import solve
 from congested.problem import OutputOptions, Problem, SolverOptions
 from congested.solution import Solution, Status
-from congested.solvers import level
+from congested.solvers import pair
 from congested.weights.base import CellWeight
 from congested.weights.compute import cell_weight
 from congested.weights.kinds import ConstantWeight, DensityWeight, Interpolates, MixtureWeight
@@ -145,7 +145,7 @@ def test_bounds_that_cross_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         integrals, bounds = continuum_bounds(*arguments)
         return integrals, dataclasses.replace(bounds, lower=bounds.upper * (1.0 + 1e-9))
 
-    monkeypatch.setattr(level, "continuum_bounds", crossed)
+    monkeypatch.setattr(pair, "continuum_bounds", crossed)
     with pytest.raises(NotConverged, match="are no bounds"):
         run(two_gaussians(std=0.13), refine="none")
 

@@ -28,6 +28,7 @@ from congested.problem import OutputOptions, Problem
 from congested.problem_file import read_problem
 from congested.resume import resume
 from congested.solution import ProgressEvent, Solution, Status
+from congested.solvers.iteration import Trust
 from congested.weights.kinds import ConstantWeight
 
 SERIAL = MPI.COMM_SELF
@@ -116,17 +117,16 @@ def test_a_stop_changes_no_number(arguments: dict[str, Any], tmp_path: Path) -> 
 def test_everything_that_is_known_of_a_mesh_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also what few problems have: spaces that were restarted, refinements that did not help."""
+    """Also what few problems have: starts that were worth little, refinements that did not help."""
     levels: list[Level] = []
 
     def keep(self: Checkpoint, level: Level, run: RunState) -> None:
         result = dataclasses.replace(
             level.result,
-            restarted=frozenset({"p1", "crouzeix-raviart"}),
+            trust={"p1": Trust.NONE, "crouzeix-raviart": Trust.ROUGH},
             unfinished=("p2",),
             gains={"crouzeix-raviart": 1.5, "p2": 1.25},
             failure="no luck",
-            cell_data_gap=0.125,
             iterate=dataclasses.replace(level.result.iterate, smoothing=1e-3, penalty=2.0),
         )
         changes = {"load_change": 0.2, "hidden_cost": 0.3, "fruitless": 1, "unevenness": 0.4}
@@ -143,9 +143,9 @@ def test_everything_that_is_known_of_a_mesh_is_kept(
         assert getattr(again, name) == getattr(level, name)
     np.testing.assert_array_equal(again.unresolved, level.unresolved)
     np.testing.assert_array_equal(again.weight.masses, level.weight.masses)
-    for name in ("bounds", "cell_data_gap", "totals", "lower_bound_from", "dofs"):
+    for name in ("bounds", "totals", "lower_bound_from", "dofs"):
         assert getattr(again.result, name) == getattr(level.result, name)
-    for name in ("restarted", "unfinished", "gains", "first_gap", "failure"):
+    for name in ("trust", "unfinished", "gains", "first_gap", "failure"):
         assert getattr(again.result, name) == getattr(level.result, name)
     for name, value in vars(level.result.iterate).items():
         np.testing.assert_array_equal(getattr(again.result.iterate, name), value)

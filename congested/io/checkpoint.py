@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from congested.geometry import EDGES, FloatArray, IntArray
 from congested.io.arrays import gather_rows, save_npz, scatter_rows
 from congested.io.files import partial_name, write_text
 from congested.io.result import RESULT, json_text, read_result
+from congested.solvers.iteration import Trust
 
 if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
@@ -76,7 +77,7 @@ class LevelState(BaseModel):
         The bounds that were certified.
     load_change, hidden_cost, fruitless, unevenness
         As in `congested.level_solution.Level`.
-    cell_data_gap, lower_bound_from, dofs, gains, first_gap, restarted, unfinished, failure
+    lower_bound_from, dofs, gains, first_gap, trust, unfinished, failure
         As in `congested.solvers.level.LevelResult`.
     smoothing, penalty
         Of its iterate.
@@ -96,12 +97,11 @@ class LevelState(BaseModel):
     hidden_cost: float
     fruitless: int
     unevenness: float
-    cell_data_gap: float
     lower_bound_from: str
     dofs: dict[str, int]
     gains: dict[str, float]
     first_gap: float
-    restarted: list[str]
+    trust: dict[str, Annotated[Trust, Field(strict=False)]]
     unfinished: list[str]
     failure: str | None
     smoothing: float | None

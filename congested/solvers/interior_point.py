@@ -24,7 +24,7 @@ from mpi4py import MPI
 
 from congested.discretization import PotentialSpace
 from congested.geometry import FloatArray
-from congested.solvers.iteration import ActivePoints, Iterate, SpaceResult, Step
+from congested.solvers.iteration import ActivePoints, Iterate, SpaceResult, Step, Trust
 from congested.solvers.linear import LinearSolver
 from congested.solvers.second_order_cone import (
     Scaling,
@@ -140,7 +140,7 @@ def solve_interior_point(
         gap,
         converged,
         iteration,
-        restarted=True,
+        Trust.NONE,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,21 @@ from mpi4py import MPI
 from congested.discretization import PotentialSpace
 from congested.geometry import FloatArray
 from congested.integrand import gradient_penalty, transport_cost
+
+
+class Trust(StrEnum):
+    """What a start is worth to Newton's method."""
+
+    FULL = "full"
+    """Its β is small enough to go on with."""
+    ROUGH = "rough"
+    """Only a far larger β leads on from it."""
+    NONE = "none"
+    """Nothing does: the interior-point method needs no start."""
+
+    def or_less(self, other: Trust) -> Trust:
+        """Return the smaller of two."""
+        return max(self, other, key=list(Trust).index)
 
 
 @dataclass(frozen=True)
@@ -28,15 +44,15 @@ class Iterate:
         the method chooses.
     penalty
         r of the augmented Lagrangian; None where the method chooses.
-    distrusted
-        As a start: whether it is expected to be of no use, because it was on the coarser mesh.
+    trust
+        As a start: what it is expected to be worth, from what was seen on the coarser mesh.
     """
 
     flux: FloatArray
     gradient: FloatArray
     smoothing: float | None = None
     penalty: float | None = None
-    distrusted: bool = False
+    trust: Trust = Trust.FULL
 
 
 @dataclass(frozen=True)
@@ -75,8 +91,8 @@ class SpaceResult:
         Whether the gap fell below the target.
     iterations
         Number of steps.
-    restarted
-        Whether the start was of no use.
+    trust
+        What the start was worth.
     """
 
     iterate: Iterate
@@ -85,7 +101,7 @@ class SpaceResult:
     gap: float
     converged: bool
     iterations: int
-    restarted: bool = False
+    trust: Trust = Trust.FULL
 
 
 def initial_iterate(space: PotentialSpace) -> Iterate:

@@ -20,7 +20,7 @@ from congested.certificate import (
     CellFields,
     CellIntegrals,
 )
-from congested.continuum_data import ContinuumData, continuum_bounds
+from congested.continuum_data import ContinuumData
 from congested.discretization import (
     CROUZEIX_RAVIART,
     LAGRANGE_1,
@@ -34,16 +34,21 @@ from congested.solvers.augmented_lagrangian import (
     AugmentedLagrangian,
     solve_augmented_lagrangian,
 )
-from congested.solvers.iteration import Iterate, SpaceResult, Step, initial_iterate, transfer
+from congested.solvers.iteration import (
+    Iterate,
+    SpaceResult,
+    Step,
+    Trust,
+    initial_iterate,
+    transfer,
+)
 from congested.solvers.linear import LinearStatistics
 from congested.solvers.newton import Newton, solve_newton
 from congested.solvers.pair import (
     PotentialValues,
-    checked,
+    certified,
     conforming_values,
-    pair_bounds,
     pair_fields,
-    pair_integrals,
     pair_totals,
 )
 
@@ -64,23 +69,13 @@ _IMMATERIAL = 0.5
 
 
 @dataclass(frozen=True)
-class LevelResult:
-    """What is known after a mesh.
+class FoundPair:
+    """What it takes a solve to find on a mesh.
 
     Attributes
     ----------
-    data
-        Cell data of the mesh.
     potential, flux
-        The certified pair: potential; outward facet integrals of the momentum (n, d+1).
-    fields
-        All fields in the layout of the result file.
-    bounds
-        Their bounds, in the scope that was asked for.
-    cell_data_gap
-        Gap of the problem with cell data, which the solver closes.
-    totals
-        Critic loss, penalty, ∫|m| and the largest divergence residual.
+        The pair: potential; outward facet integrals of the momentum (n, d+1).
     lower_bound_from
         "p1" or "p2".
     dofs
@@ -91,8 +86,8 @@ class LevelResult:
         Relative gap that the first space certified alone.
     iterate
         Iterate in the first space, from which the next mesh starts.
-    restarted
-        Spaces in which the start was of no use, or none was wanted.
+    trust
+        What the starts in the spaces were worth.
     unfinished
         Spaces in which the method met its limit of steps, came no further or was stopped before
         its goal, if what it left makes a good part of the gap.
@@ -100,38 +95,38 @@ class LevelResult:
         What went wrong in a better space, after there were bounds; None if nothing did.
     """
 
-    data: CellData
     potential: PotentialValues
     flux: FloatArray
-    fields: CellFields
-    bounds: Bounds
-    cell_data_gap: float
-    totals: dict[str, float]
     lower_bound_from: str
     dofs: dict[str, int]
     gains: dict[str, float]
     first_gap: float
     iterate: Iterate
-    restarted: frozenset[str]
+    trust: dict[str, Trust]
     unfinished: tuple[str, ...]
-    failure: str | None = None
+    failure: str | None
 
 
 @dataclass(frozen=True)
-class FoundPair:
-    """What of a `LevelResult` takes a solve to find: its attributes of the same names."""
+class LevelResult(FoundPair):
+    """What is known after a mesh: the pair, and what it certifies.
 
-    potential: PotentialValues
-    flux: FloatArray
-    cell_data_gap: float
-    lower_bound_from: str
-    dofs: dict[str, int]
-    gains: dict[str, float]
-    first_gap: float
-    iterate: Iterate
-    restarted: frozenset[str]
-    unfinished: tuple[str, ...]
-    failure: str | None
+    Attributes
+    ----------
+    data
+        Cell data of the mesh.
+    fields
+        All fields in the layout of the result file.
+    bounds
+        The bounds, in the scope that was asked for.
+    totals
+        Critic loss, penalty, ∫|m| and the largest divergence residual.
+    """
+
+    data: CellData
+    fields: CellFields
+    bounds: Bounds
+    totals: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -212,23 +207,19 @@ def solve_level(
     # Beside the flux of P1 the sharper potential would be half of what is asked for.
     if best is not first and continuum is None and run.wants(LAGRANGE_2, pair):
         pair = run.sharpen_potential(pair, best)
-    return LevelResult(
-        data=data,
+    found = FoundPair(
         potential=pair.potential,
         flux=pair.flux,
-        fields=pair_fields(data, pair.potential, pair.flux, pair.integrals, continuum),
-        bounds=pair.bounds,
-        cell_data_gap=pair.cell_data_gap,
-        totals=pair_totals(data, pair.integrals),
         lower_bound_from=pair.space.kind,
         dofs={"potential": pair.space.global_dofs, "flux": run.facets.global_dofs},
         gains=run.gains,
         first_gap=run.first_gap,
         iterate=first.iterate,
-        restarted=frozenset(run.restarted),
+        trust=run.trust,
         unfinished=run.unfinished(pair),
         failure=run.failure,
     )
+    return _result(data, found, pair.integrals, pair.bounds, continuum)
 
 
 def certify_again(
@@ -255,16 +246,23 @@ def certify_again(
     """
     facets = PotentialSpace(mesh, data.cells, CROUZEIX_RAVIART, data.active)
     found = replace(found, flux=equilibrate(facets, data, found.flux))
-    integrals = pair_integrals(data, found.potential, found.flux)
-    bounds = pair_bounds(data, integrals)
-    if continuum is not None:
-        integrals, bounds = continuum_bounds(data, continuum, found.potential.vertices, found.flux)
+    integrals, bounds, _ = certified(data, found.potential, found.flux, continuum)
+    return _result(data, found, integrals, bounds, continuum)
+
+
+def _result(
+    data: CellData,
+    found: FoundPair,
+    integrals: CellIntegrals,
+    bounds: Bounds,
+    continuum: ContinuumData | None,
+) -> LevelResult:
     return LevelResult(
+        **vars(found),
         data=data,
         fields=pair_fields(data, found.potential, found.flux, integrals, continuum),
-        bounds=checked(bounds),
+        bounds=bounds,
         totals=pair_totals(data, integrals),
-        **vars(found),
     )
 
 
@@ -293,7 +291,7 @@ class _LevelRun:
     coarse: tuple[LevelResult, IntArray] | None
     stopped: Callable[[], bool]
     continuum: ContinuumData | None
-    restarted: set[str] = field(default_factory=set)
+    trust: dict[str, Trust] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
     flux_kind: str = ""
     failure: str | None = None
@@ -321,8 +319,9 @@ class _LevelRun:
     def solve(self, space: PotentialSpace, start: Iterate, expected_gap: float) -> SpaceResult:
         goal, method = self.goal.relative_gap, self.method
         share = max(method.gap_share * goal, method.unsolved_share * expected_gap)
-        if self.coarse is not None and space.kind in self.coarse[0].restarted:
-            start = replace(start, distrusted=True)
+        if self.coarse is not None:
+            before = self.coarse[0].trust.get(space.kind, Trust.FULL)
+            start = replace(start, trust=before.or_less(start.trust))
         arguments = (space, self.data.capacity, self.data.load, start, share)
 
         def report(step: Step) -> bool:
@@ -332,8 +331,7 @@ class _LevelRun:
             result = solve_newton(*arguments, method, self.statistics, report)
         else:
             result = solve_augmented_lagrangian(*arguments, method, self.statistics, report)
-        if result.restarted:
-            self.restarted.add(space.kind)
+        self.trust[space.kind] = result.trust
         if not result.converged:
             self.left[space.kind] = result.gap / result.cost if result.cost > 0.0 else np.inf
         return result
@@ -347,14 +345,8 @@ class _LevelRun:
     def certified(
         self, space: PotentialSpace, potential: PotentialValues, flux: FloatArray
     ) -> _Pair:
-        integrals = pair_integrals(self.data, potential, flux)
-        bounds = pair_bounds(self.data, integrals)
-        gap = bounds.gap
-        if self.continuum is not None:
-            integrals, bounds = continuum_bounds(
-                self.data, self.continuum, potential.vertices, flux
-            )
-        return _Pair(space, potential, flux, integrals, checked(bounds), gap)
+        found = certified(self.data, potential, flux, self.continuum)
+        return _Pair(space, potential, flux, *found)
 
     def wants(self, kind: str, pair: _Pair) -> bool:
         """Whether to solve in a better space."""
@@ -383,8 +375,7 @@ class _LevelRun:
         open_volume = cells.total(np.where(self.data.active, cells.volume, 0.0))
         smoothing = max(first.iterate.smoothing or 0.0, 0.1 * pair.cell_data_gap / open_volume)
         start = transfer(first.iterate, self.facets, np.arange(cells.number))
-        # Where the conforming space had no use for a start, this one has none either.
-        start = replace(start, smoothing=smoothing, distrusted=first.restarted)
+        start = replace(start, smoothing=smoothing, trust=first.trust)
         try:
             result = self.solve(self.facets, start, self._expected_gap(CROUZEIX_RAVIART, pair))
             flux = self.conservative(result)
@@ -398,7 +389,7 @@ class _LevelRun:
         """Return the better pair of two, with a potential in P2."""
         p2 = self.space(LAGRANGE_2)
         iterate = transfer(start.iterate, p2, np.arange(self.data.cells.number))
-        iterate = replace(iterate, distrusted=start.restarted)
+        iterate = replace(iterate, trust=start.trust)
         try:
             result = self.solve(p2, iterate, self._expected_gap(LAGRANGE_2, pair))
             found = self.certified(p2, conforming_values(p2, self.data, result), pair.flux)
@@ -409,13 +400,14 @@ class _LevelRun:
 
     def unfinished(self, pair: _Pair) -> tuple[str, ...]:
         """Return the spaces whose iteration was cut short, if that keeps the gap open."""
-        # P1 has no part in the bounds where P2 gives the lower one and Crouzeix–Raviart the upper.
-        kinds = {pair.space.kind, self.flux_kind}
+        # P1 is idle where P2 gives the lower bound and Crouzeix–Raviart the upper. Any other space
+        # would have made the gap smaller.
+        idle = {self.first_kind} - {pair.space.kind, self.flux_kind}
         return tuple(
             kind
             for kind, gap in self.left.items()
             # Written so that what is not a number counts.
-            if not gap <= _IMMATERIAL * pair.bounds.relative_gap and kind in kinds
+            if not gap <= _IMMATERIAL * pair.bounds.relative_gap and kind not in idle
         )
 
     def _expected_gap(self, kind: str, pair: _Pair) -> float:

@@ -18,7 +18,7 @@ from congested.certificate import (
     potential_means,
 )
 from congested.continuum import critic_loss
-from congested.continuum_data import ContinuumData
+from congested.continuum_data import ContinuumData, continuum_bounds
 from congested.discretization import LAGRANGE_2, PotentialSpace
 from congested.errors import NotConverged
 from congested.geometry import FloatArray
@@ -78,6 +78,33 @@ def pair_bounds(data: CellData, integrals: CellIntegrals) -> Bounds:
     total = data.cells.total
     lower = total(integrals.critic_loss) - total(integrals.penalty)
     return checked(Bounds(lower, total(integrals.transport_cost)))
+
+
+def certified(
+    data: CellData,
+    potential: PotentialValues,
+    flux: FloatArray,
+    continuum: ContinuumData | None,
+) -> tuple[CellIntegrals, Bounds, float]:
+    """Certify a pair in the scope asked for (collective).
+
+    Returns
+    -------
+    tuple
+        Integrals over the cells, the bounds, and the gap of the problem with cell data, which the
+        solver closes.
+
+    Raises
+    ------
+    NotConverged
+        If the bounds are none.
+    """
+    integrals = pair_integrals(data, potential, flux)
+    bounds = pair_bounds(data, integrals)
+    gap = bounds.gap
+    if continuum is not None:
+        integrals, bounds = continuum_bounds(data, continuum, potential.vertices, flux)
+    return integrals, checked(bounds), gap
 
 
 def checked(bounds: Bounds) -> Bounds:

@@ -30,6 +30,7 @@ from congested.io.checkpoint import (
 )
 from congested.io.files import partial_name
 from congested.io.result import json_text
+from congested.solvers.iteration import Trust
 
 SERIAL = MPI.COMM_SELF
 STATE = LevelState(
@@ -48,12 +49,11 @@ STATE = LevelState(
     hidden_cost=0.0,
     fruitless=1,
     unevenness=0.25,
-    cell_data_gap=1e-3,
     lower_bound_from="p2",
     dofs={"potential": 9, "flux": 30},
     gains={"cr": 1.5},
     first_gap=0.02,
-    restarted=["cr"],
+    trust={"cr": Trust.ROUGH},
     unfinished=[],
     failure=None,
     smoothing=1e-5,
