@@ -289,13 +289,13 @@ def by_strength(console: Console) -> list[Record]:
 def in_space(console: Console) -> list[Record]:
     """Solve on adaptive meshes of a cube."""
     problem = with_squares(load("concentric_gaussians_3d"), 6)
+    cases = [(10.0, gap, method) for gap in (2e-2, 1e-2) for method in _METHODS]
     return [
         solved(
-            "concentric_gaussians_3d", problem, 10.0, console,
+            "concentric_gaussians_3d", problem, strength, console,
             refine="adaptive", relative_gap=gap, method=method, lower_bound="auto",
         )
-        for gap in (2e-2, 1e-2)
-        for method in _METHODS
+        for strength, gap, method in [*cases, (np.inf, 3e-2, "newton")]
     ]  # fmt: skip
 
 

@@ -15,27 +15,9 @@ import pytest
 
 from congested.cli import main
 from congested.version import __version__
+from tests.problem_texts import two_gaussians
 
-SMALL = """
-title = "Small"
-[domain]
-kind = "box"
-lower = [0, 0]
-upper = [1, 1]
-cells = 6
-[source]
-kind = "gaussian-mixture"
-means = [[0.35, 0.4]]
-stds = 0.1
-[target]
-kind = "gaussian-mixture"
-means = [[0.65, 0.6]]
-stds = 0.1
-[solver]
-relative_gap = 0.2
-[output]
-overview = false
-"""
+SMALL = two_gaussians("Small", 6, "relative_gap = 0.2")
 
 # Four samples leave most of both measures where the weight vanishes.
 INFEASIBLE = """

@@ -18,25 +18,9 @@ from mpi4py import MPI
 from congested.cli import main
 from congested.nested_iteration import solve
 from congested.problem_file import read_problem
+from tests.problem_texts import two_gaussians
 
-PROBLEM = """
-title = "Kept"
-[domain]
-kind = "box"
-lower = [0, 0]
-upper = [1, 1]
-cells = 12
-[source]
-kind = "gaussian-mixture"
-means = [[0.35, 0.4]]
-stds = 0.1
-[target]
-kind = "gaussian-mixture"
-means = [[0.65, 0.6]]
-stds = 0.1
-[output]
-overview = false
-"""
+PROBLEM = two_gaussians("Kept", 12)
 GOALS = {"uniform": "5e-4", "adaptive": "5e-4"}
 # Data in a file, as relative paths have to hold wherever the run is resumed.
 SOURCE = '[source]\nkind = "points"\nfile = "data/source.npy"\n[weight]\nkind = "constant"\n'

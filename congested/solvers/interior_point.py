@@ -1,7 +1,7 @@
 r"""An interior-point method for min ∫ H(w) subject to ∫ w·∇v = ∫ f v for all potentials v.
 
-It needs no start, takes about as many steps on every mesh and for every λ (8 to 20), and is what
-`newton` turns to where Newton's method on the smoothed cost has no useful start, and at λ = ∞.
+It needs no start, takes about as many steps on every mesh and for every λ (mostly 8 to 20), and is
+what `newton` turns to where Newton's method on the smoothed cost leads nowhere, and at λ = ∞.
 
 With t ≥ |w| the cost is t + |w|²/(2κ). Its optimality conditions with a small parameter μ are, at
 each gradient point,

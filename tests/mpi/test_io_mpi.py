@@ -5,9 +5,7 @@ Run as ``mpirun -n 3 python -m pytest tests/mpi/test_io_mpi.py``; it passes in s
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +25,6 @@ from congested.io.files import on_root
 from congested.io.result import read_result, write_result
 
 COMM = MPI.COMM_WORLD
-
-
-@pytest.fixture
-def shared_path() -> Iterator[Path]:
-    """Give every rank the same empty directory."""
-    path = COMM.bcast(tempfile.mkdtemp() if COMM.rank == 0 else None, root=0)
-    yield Path(path)
-    COMM.Barrier()
-    if COMM.rank == 0:
-        shutil.rmtree(path)
 
 
 def make_mesh(comm: MPI.Comm, dimension: int) -> Mesh:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +22,6 @@ from congested.resume import resume
 from congested.solution import ProgressEvent, Solution, Status
 
 WORLD, SERIAL = MPI.COMM_WORLD, MPI.COMM_SELF
-
-
-@pytest.fixture
-def shared_path() -> Iterator[Path]:
-    """Give every rank the same empty directory."""
-    path = WORLD.bcast(tempfile.mkdtemp() if WORLD.rank == 0 else None, root=0)
-    yield Path(path)
-    WORLD.Barrier()
-    if WORLD.rank == 0:
-        shutil.rmtree(path)
 
 
 def gaussian(mean: float, std: float) -> GaussianMixture:

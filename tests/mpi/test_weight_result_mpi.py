@@ -6,9 +6,6 @@ The same weight is computed on all ranks together and on each rank alone, in one
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +30,6 @@ from congested.weights.kinds import (
 WORLD = MPI.COMM_WORLD
 L_SHAPE = MeshFile(Path(__file__).parents[2] / "meshes" / "l_shape.msh")
 SQUARE = Box((0.0, 0.0), (1.0, 1.0), cells=8)
-
-
-@pytest.fixture
-def shared_path() -> Iterator[Path]:
-    """Give every rank the same empty directory."""
-    path = WORLD.bcast(tempfile.mkdtemp() if WORLD.rank == 0 else None, root=0)
-    yield Path(path)
-    WORLD.Barrier()
-    if WORLD.rank == 0:
-        shutil.rmtree(path)
 
 
 def gaussian(x: float, y: float) -> GaussianMixture:
