@@ -90,6 +90,8 @@ def kill_at(level: int) -> Callable[[ProgressEvent], None]:
         {"relative_gap": 1e-2, "method": "augmented-lagrangian"},
         # Begins in P2, whose iterate has several points in each cell.
         {"relative_gap": 1e-2, "strength": math.inf},
+        # What starts were worth decides on the next mesh.
+        {"relative_gap": 1e-2, "strength": 1e3},
         # Ends at the limit, with a last mesh that knows it is the last.
         {"relative_gap": 1e-9, "max_cells": 2500},
     ],
