@@ -44,7 +44,7 @@ def _prism_part(prism: FloatArray, edge: int, out: FloatArray) -> None:
 
 
 @compiled
-def _cut(
+def cut_simplex(
     piece: FloatArray, heights: FloatArray, prism: FloatArray, out: FloatArray, count: int
 ) -> int:
     """Write simplices that fill the part of a simplex (d+1, m) with heights ≤ 0 to out[count:].
@@ -113,7 +113,7 @@ def cut_each(simplices: FloatArray, heights: FloatArray) -> tuple[FloatArray, In
     prism = np.empty((2, dimension, dimension))
     count = 0
     for n in range(number):
-        after = _cut(simplices[n], heights[n], prism, pieces, count)
+        after = cut_simplex(simplices[n], heights[n], prism, pieces, count)
         owner[count:after] = n
         count = after
     return pieces[:count].copy(), owner[:count].copy()
@@ -170,7 +170,7 @@ def _cut_all(
     for n in range(number):
         for i in range(pieces.shape[1]):
             heights[i] = sign * (_value(values, pieces[n, i]) - offset)
-        count = _cut(pieces[n], heights, prism, out, count)
+        count = cut_simplex(pieces[n], heights, prism, out, count)
     return count
 
 
