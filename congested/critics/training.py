@@ -33,7 +33,7 @@ from congested.critics.torch_network import (
 )
 from congested.critics.training_history import Row, row_of
 from congested.critics.training_options import RENEWABLE, Training
-from congested.errors import InputError, NotConverged
+from congested.errors import InputError
 from congested.io.files import atomic_file
 
 Tensor = Any
@@ -180,8 +180,6 @@ def train(
     InputError
         If the device is not there, `Training.stop_at` has no solution to compare with, or there is
         no training to resume, or another one.
-    NotConverged
-        If the critic ceases to be finite before its first check.
     """
     if training.stop_at is not None and certifier is None:
         found = f"found {training.stop_at:g} without a solution to compare with"
@@ -192,8 +190,8 @@ def train(
             raise InputError("found no checkpoint; allowed: the file of one", key="resume")
         run.restore(read_checkpoint(checkpoint), problem)
     outcome = run.go(progress or (lambda _: None), stop or (lambda: False), checkpoint, problem)
-    if run.best is None or run.best_network is None:
-        raise NotConverged(f"step {run.step}: {outcome}")
+    assert run.best is not None
+    assert run.best_network is not None
     if checkpoint is not None and outcome.done:
         checkpoint.unlink(missing_ok=True)
     history = tuple(run.history)
@@ -261,8 +259,8 @@ class _Run:
         options = self.training
         self.started = time.perf_counter()
         outcome = Outcome.FINISHED if options.stop_at is None else Outcome.MISSED
-        if not self.history and not self.check():
-            return Outcome.DIVERGED
+        if not self.history:
+            self.check()
         while self.step < options.steps:
             progress(Progress(self.step, options.steps, self.history))
             if self.reached:
@@ -305,13 +303,17 @@ class _Run:
         batch = self.batch()
         self.optimizer.zero_grad(set_to_none=True)
         # A parametrised matrix is computed once in a step, not at each of its uses.
-        cached = torch.nn.utils.parametrize.cached() if method.lipschitz else nullcontext()
+        cached = torch.nn.utils.parametrize.cached() if method is Method.SPECTRAL else nullcontext()
         with cached:
             objective = self.objective(batch)
             (-objective).backward()
+        if method is Method.SORTING:
+            self.critic.keep_tangential()
         self.optimizer.step()
         if method is Method.CLIPPING:
             self.critic.clip(options.clip)
+        elif method is Method.SORTING:
+            self.critic.orthonormalise()
         self.objective_sum += objective.detach()
         self.objective_steps += 1
         self.step += 1
