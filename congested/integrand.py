@@ -60,6 +60,11 @@ def gradient_penalty(gradient_norm: Any, capacity: Any) -> Any:
         return np.where(excess > 0.0, 0.5 * capacity * excess**2, 0.0)
 
 
+def two_sided_penalty(gradient_norm: Any, capacity: Any) -> Any:
+    """Return κ/2 (|ξ| − 1)², the penalty of the first WGAN-GP; φ is its convex envelope in ξ."""
+    return 0.5 * capacity * (gradient_norm - 1.0) ** 2
+
+
 def momentum_norm(gradient_norm: Any, capacity: Any) -> Any:
     """Return |m| = κ(|ξ| − 1)₊, the length of the derivative of φ; m itself is −|m| ξ/|ξ|.
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from congested.errors import CongestedError
@@ -185,6 +185,45 @@ def progress_bar(
     )
     with Progress(*columns, console=console, transient=True, expand=True) as progress:
         yield _GapBar(progress, goal)
+
+
+@contextmanager
+def step_bar(
+    comm: MPI.Comm, steps: int, *, enabled: bool = True, console: Console | None = None
+) -> Iterator[Callable[[str], None]]:
+    """Show how many of some named steps are done while the body runs.
+
+    Parameters
+    ----------
+    comm
+        Communicator of the run; only rank 0 shows something.
+    steps
+        How many there are.
+    enabled, console
+        As in `progress_bar`.
+
+    Yields
+    ------
+    Callable
+        To be called with the name of each step when it begins; it does not communicate.
+    """
+    console = error_console() if console is None else console
+    if comm.rank != 0 or not enabled or not console.is_terminal:
+        yield lambda name: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+        task = progress.add_task("", total=steps, completed=-1)
+
+        def step(name: str) -> None:
+            progress.update(task, advance=1, description=name)
+
+        yield step
 
 
 # --- time and memory ------------------------------------------------------------------------

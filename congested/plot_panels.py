@@ -24,6 +24,8 @@ from congested.io.arrays import ResultArrays
 
 #: Where there is no value to show (σ = 0).
 INACTIVE_COLOR = "0.86"
+#: Without magma's pale end, so that white streamlines stay visible on the strongest flux.
+FLUX_COLORS = ListedColormap(colormaps["magma"](np.linspace(0.0, 0.8, 256)), name="flux")
 
 
 class Densities(Protocol):
@@ -61,7 +63,7 @@ class Panel:
     Attributes
     ----------
     name
-        Short name: "source", "target", "weight", "momentum", "gradient" or "indicator".
+        Short name, like "source", "target", "weight", "momentum", "gradient" or "indicator".
     title
         Text above the picture.
     values
@@ -111,7 +113,7 @@ def weighted_quantile(values: FloatArray, weights: FloatArray, level: float) -> 
     return float(values[order][np.searchsorted(cumulated, level * cumulated[-1])])
 
 
-def _log_norm(values: FloatArray, decades: float) -> Normalize:
+def log_norm(values: FloatArray, decades: float) -> Normalize:
     """Logarithmic scale over at most so many decades; linear if the values hardly differ.
 
     An indicator is infinite where a cell has no upper bound; then the finite ones make the scale.
@@ -126,7 +128,7 @@ def _log_norm(values: FloatArray, decades: float) -> Normalize:
     return LogNorm(max(smallest, top * 10.0**-decades), top)
 
 
-def _density_norm(values: FloatArray, volume: FloatArray) -> Normalize:
+def density_norm(values: FloatArray, volume: FloatArray) -> Normalize:
     """Linear scale, unless a few cells would take all of it (singular tips, corners)."""
     mass = values * volume
     if not mass.sum() > 0.0:
@@ -135,11 +137,11 @@ def _density_norm(values: FloatArray, volume: FloatArray) -> Normalize:
     if top > 2.0 * nearly_top:
         top = nearly_top
     if top > 30.0 * weighted_quantile(values, mass, 0.25):
-        return _log_norm(values, 4.0)
+        return log_norm(values, 4.0)
     return Normalize(0.0, top)
 
 
-def _gradient_norm(gradient: FloatArray, moved: FloatArray) -> FuncNorm:
+def gradient_norm(gradient: FloatArray, moved: FloatArray) -> FuncNorm:
     """Scale |∇u| with its middle at 1, up to what nearly all of the flux sees.
 
     Where a small part of the flux is far more congested than the rest, the scale above 1 follows
@@ -169,14 +171,14 @@ def density_panels(arrays: Densities) -> tuple[Panel, Panel, Panel]:
     everywhere = np.ones(len(volume), dtype=bool)
     linear, seen = colormaps["viridis"], colormaps["cividis"]
     source, target = (
-        Panel(name, title, values, everywhere, linear, _density_norm(values, volume))
+        Panel(name, title, values, everywhere, linear, density_norm(values, volume))
         for name, title, values in (
             ("source", "source density μ", arrays.source),
             ("target", "target density ν", arrays.target),
         )
     )
     values = arrays.weight
-    weight = Panel("weight", "weight density σ", values, values > 0.0, seen, _log_norm(values, 6.0))
+    weight = Panel("weight", "weight density σ", values, values > 0.0, seen, log_norm(values, 6.0))
     return source, target, weight
 
 
@@ -187,16 +189,14 @@ def overview_panels(arrays: ResultArrays) -> tuple[Panel, ...]:
     speed = np.linalg.norm(arrays.momentum, axis=1)
     gradient = np.linalg.norm(arrays.gradient, axis=1)
     indicator = arrays.gap_indicator / volume
-    # Without magma's pale end, so that white streamlines stay visible on the strongest flux.
-    flux = ListedColormap(colormaps["magma"](np.linspace(0.0, 0.8, 256)), name="flux")
     around_one, fire = colormaps["RdBu_r"], colormaps["inferno"]
     densities = density_panels(arrays)
     # W₁ knows no weight.
     active = densities[-1].active if arrays.weight.any() else everywhere
     scaled = (
-        (flux, _density_norm(speed, volume)),
-        (around_one, _gradient_norm(gradient, speed * volume)),
-        (fire, _log_norm(indicator, 6.0)),
+        (FLUX_COLORS, density_norm(speed, volume)),
+        (around_one, gradient_norm(gradient, speed * volume)),
+        (fire, log_norm(indicator, 6.0)),
     )
     shown = (
         ("momentum", "flux |m|", speed, everywhere),
@@ -250,7 +250,7 @@ def _number(value: object) -> float:
 _LARGEST_GAP = 1e9
 
 
-def _interval(lower: float, upper: float) -> str:
+def interval(lower: float, upper: float) -> str:
     """Write both ends, rounded outwards, with just enough digits to tell them apart."""
     gap = upper - lower
     if not 0.0 < gap < _LARGEST_GAP:
@@ -282,7 +282,7 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
     if math.isfinite(lower) and math.isfinite(upper):
         relative = 100.0 * _number(bounds.get("relative_gap"))
         scope = bounds.get("scope") or "cell-data"
-        parts.append(f"cost in {_interval(lower, upper)}, gap {relative:.2g} % ({scope})")
+        parts.append(f"cost in {interval(lower, upper)}, gap {relative:.2g} % ({scope})")
     elif math.isfinite(lower):
         parts.append(f"cost ≥ {lower:.6g}")
     for key, symbol in (("critic_loss", "L"), ("penalty", "P"), ("momentum_l1", "∫|m|")):
@@ -336,7 +336,7 @@ def draw_color_bar(figure: Figure, axes: Axes, panel: Panel) -> None:
     axes.tick_params(labelsize=8, length=3, color="0.4", labelcolor="0.25")
     axes.minorticks_off()
     inches = axes.get_position().height * figure.get_size_inches()[1]
-    if panel.name == "gradient":
+    if panel.name.startswith("gradient"):
         low, high = panel.limits
         steps = MaxNLocator(3 if inches > 2 else 1).tick_values(1.0, high)
         above = [tick for tick in steps if 1.0 + 0.1 * (high - 1.0) < tick <= high]

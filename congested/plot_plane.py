@@ -45,7 +45,7 @@ def plane_figure(arrays: ResultArrays, result: Mapping[str, Any]) -> Figure:
         arrays.vertices, arrays.cells, arrays.cell_volume, _LINE_GRID, averaged=False
     )
     panels = overview_panels(arrays)
-    figure, axes = _draw_panels(arrays, panels, headline(result))
+    figure, axes = draw_panels(arrays, panels, headline(result))
     for panel in panels:
         if panel.name == "momentum":
             draw_streamlines(axes[panel.name], lines, arrays)
@@ -61,10 +61,10 @@ def plot_weight_plane(arrays: Densities, result: Mapping[str, Any], file: Path) 
 
 def weight_plane_figure(arrays: Densities, result: Mapping[str, Any]) -> Figure:
     """Draw source, target and weight in 2D; each panel is followed by its colour bar."""
-    return _draw_panels(arrays, density_panels(arrays), weight_headline(result))[0]
+    return draw_panels(arrays, density_panels(arrays), weight_headline(result))[0]
 
 
-def _draw_panels(
+def draw_panels(
     arrays: Densities, panels: tuple[Panel, ...], words: tuple[str, str]
 ) -> tuple[Figure, dict[str, Axes]]:
     """Draw panels with their colour bars; return the figure and the axes of each panel."""
@@ -85,10 +85,10 @@ def _draw_panels(
 def _layout(
     raster: Raster, panels: int, title: str, numbers: str
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """Place three or six panels with their colour bars, in inches, for any shape of domain."""
+    """Place three, six or eight panels with their colour bars, in inches, for any domain."""
     left, right, bottom, top = raster.extent
     aspect = (top - bottom) / (right - left)
-    columns = 3 if aspect > 0.45 else panels // 3
+    columns = (3 if panels == 3 else panels // 2) if aspect > 0.45 else -(-panels // 4)
     rows = panels // columns
     width = min(12.0 / columns, 4.4 / aspect)
     height = width * aspect

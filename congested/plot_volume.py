@@ -101,6 +101,21 @@ def plot_weight_volume(arrays: Densities, result: Mapping[str, Any], file: Path)
     compose(pictures, weight_headline(result), file)
 
 
+def plot_slices(
+    arrays: Densities, panels: tuple[Panel, ...], words: tuple[str, str], file: Path
+) -> None:
+    """Draw panels in 3D into a PNG file: each on the same two slices."""
+    scene = make_scene(arrays)
+    cuts = cut_slices(scene)
+    pictures: list[Picture] = []
+    with open_plotter(scene, translucent=False) as plotter:
+        for panel in panels:
+            start(plotter, scene)
+            add_slices(plotter, scene, cuts, panel)
+            pictures.append((panel.title, finish(plotter, scene), panel))
+    compose(pictures, words, file)
+
+
 def _add_fields(scene: Scene, arrays: ResultArrays) -> None:
     """Give the scene's mesh momentum and gradient at its vertices."""
     data = scene.grid.point_data

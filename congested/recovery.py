@@ -229,15 +229,34 @@ def best_scale(
     critic_loss
         L = ∫ u d(μ − ν).
     """
-    comm = space.mesh.comm
     if critic_loss <= 0.0:
         return 0.0
+    comm = space.mesh.comm
     lengths = np.linalg.norm(gradient, axis=-1)[space.active]
     # A rank may have no cells.
     if comm.allreduce(bool(np.isinf(capacity).any()), op=MPI.LOR):
         return _STRICTLY / comm.allreduce(float(lengths.max(initial=0.0)), op=MPI.MAX)
-    volume = space.point_volume[space.active]
-    stiffness = volume * capacity[space.active, None]
+    stiffness = space.point_volume[space.active] * capacity[space.active, None]
+    return best_factor(comm, lengths, stiffness, critic_loss)
+
+
+def best_factor(
+    comm: MPI.Comm, lengths: FloatArray, stiffness: FloatArray, critic_loss: float
+) -> float:
+    """Return the c ≥ 0 that makes c L − Σ_k s_k/2 (c l_k − 1)₊² largest (collective).
+
+    Parameters
+    ----------
+    comm
+        Communicator of the ranks that share the sum.
+    lengths, stiffness
+        Lengths l_k of gradients, and s_k: the capacity κ times the volume of the place; of one
+        shape, this rank's.
+    critic_loss
+        L.
+    """
+    if critic_loss <= 0.0:
+        return 0.0
     scale = 1.0
     # D is concave and piecewise quadratic in c: Newton's method ends after few steps.
     for _ in range(50):

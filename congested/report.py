@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -109,6 +110,60 @@ def weight_table(result: Mapping[str, Any], directory: Path) -> Table:
     ):
         table.add_row(name, Text(text))
     return table
+
+
+def compare_table(result: Mapping[str, Any], directory: Path) -> Table:
+    """Return the table of critics, the best first.
+
+    Parameters
+    ----------
+    result
+        Content of compare.json.
+    directory
+        Where it was written.
+    """
+    reference = result["reference"]
+    bounds = f"{_figure(reference['lower'], '.8g')} .. {_figure(reference['upper'], '.8g')}"
+    infinite = math.isinf(float(reference["strength"]))
+    table = Table(
+        box=box.SIMPLE,
+        title=f"{result.get('title') or 'critics'}: cost {bounds} (λ = "
+        f"{'∞' if infinite else _figure(reference['strength'])})",
+        title_justify="left",
+        caption=f"L critic loss, P one-sided penalty, D = L − P; lost: what D lacks to the "
+        f"best,\ncertified, in % of the cost; cosine and |∇f| are means under the weight\n"
+        f"(|∇u| of the solution: {_solution_norm(result)}); |m−m_f| relative to |m|\n"
+        f"files: {directory}/",
+        caption_justify="left",
+    )
+    table.add_column("critic", no_wrap=True)
+    for name in ("L", "P", "D", "lost", "cosine", "|∇f|", "|m−m_f|"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, critic in result["critics"].items():
+        norms = critic["mean_gradient_norm"]
+        table.add_row(
+            Text(name + (" (−)" if critic["sign"] < 0 else "")),
+            _figure(critic["critic_loss"], ".5g"),
+            _figure(critic["penalty"], ".4g"),
+            _figure(critic["dual_value"], ".5g"),
+            _percents(critic["relative_suboptimality"]),
+            _figure(critic["cosine"]["weight"], ".4f"),
+            _figure(norms["critic"]["weight"], ".4f"),
+            _figure(critic["momentum_relative_l1"], ".3g"),
+        )
+    return table
+
+
+def _percents(interval: Mapping[str, float]) -> str:
+    lower, upper = 100.0 * interval["lower"], 100.0 * interval["upper"]
+    return f"{lower:.3g}..{upper:.3g}" if math.isfinite(upper) else "inf"
+
+
+def _solution_norm(result: Mapping[str, Any]) -> str:
+    """Return the mean |∇u|, which the report of each critic repeats."""
+    for critic in result["critics"].values():
+        return _figure(critic["mean_gradient_norm"]["solution"]["weight"], ".4f")
+    return "-"
 
 
 def info_table(comm: MPI.Comm) -> Table:

@@ -89,6 +89,8 @@ prepare_environment() {
     export PYTHONNOUSERSITE=1
     # OpenMPI: run as root, silently, with more ranks than cores, all on this machine.
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    # Vectors and small matrices gain nothing from a second thread, which waits busily.
+    export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
     export OMPI_MCA_btl="${OMPI_MCA_btl:-self,sm}"
     export PRTE_MCA_rmaps_default_mapping_policy="${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}"
 }

@@ -16,13 +16,14 @@ import numpy as np
 
 from congested.critics.network import LEAKY_SLOPE, Activation, Network
 from congested.critics.objectives import Method
-from congested.errors import InputError
+from congested.critics.state import network_from_state
+from congested.errors import CongestedError
 from congested.io.files import atomic_file
 
 try:
     import torch
 except ImportError as error:
-    raise InputError(
+    raise CongestedError(
         'PyTorch is not installed, and training needs it: pip install "congested[critics]"'
     ) from error
 from torch.nn.utils import parametrizations
@@ -247,14 +248,11 @@ def state_of_network(network: Network) -> dict[str, Any]:
 
 def network_of_state(content: Mapping[str, Any]) -> Network:
     """Return the network that `state_of_network` described."""
-    state = content["state_dict"]
-    layers = range(0, len(state), 2)
-    return Network(
-        tuple(state[f"net.{number}.weight"].numpy() for number in layers),
-        tuple(state[f"net.{number}.bias"].numpy() for number in layers),
-        Activation(content["activation"]),
-        content["slope"],
-        content["group_size"],
+    return network_from_state(
+        content["state_dict"],
+        activation=content["activation"],
+        slope=content["slope"],
+        group_size=content["group_size"],
     )
 
 

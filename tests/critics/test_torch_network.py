@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from congested.critics.load import load_critic
 from congested.critics.network import Activation, Network
 from congested.critics.objectives import Method
 from congested.critics.torch_network import (
@@ -19,7 +20,7 @@ from congested.critics.torch_network import (
     seeded_critic,
     write_critic,
 )
-from congested.errors import InputError
+from congested.errors import CongestedError, InputError
 
 POINTS = np.random.default_rng(0).standard_normal((50, 3))
 
@@ -109,6 +110,8 @@ def test_file_is_a_plain_network_for_everyone(tmp_path: Path) -> None:
     again = network_of_state(content)
     assert (again.value(POINTS) == network.value(POINTS)).all()
     assert [*tmp_path.iterdir()] == [path]
+    loaded = load_critic(path)
+    assert (loaded.value(POINTS) == network.value(POINTS)).all()
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -137,5 +140,5 @@ def test_without_pytorch_the_error_says_what_to_install(monkeypatch: pytest.Monk
     name = "congested.critics.torch_network"
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(InputError, match=r'pip install "congested\[critics\]"'):
+    with pytest.raises(CongestedError, match=r'pip install "congested\[critics\]"'):
         importlib.import_module(name)

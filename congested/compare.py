@@ -1,0 +1,255 @@
+"""Critics held against a solution: the report, its table and its files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from congested.critics.evaluate import Evaluation, Mean, evaluate
+from congested.critics.network import Critic
+from congested.critics.reference import Reference, reference_from_arrays
+from congested.errors import CongestedError, InputError
+from congested.geometry import cells_of_mesh
+from congested.io.arrays import ResultArrays, gather_arrays
+from congested.io.files import on_root, partial_name, write_text
+from congested.io.result import json_text
+
+if TYPE_CHECKING:
+    from congested.solution import Solution
+
+RESULT = "compare.json"
+SCHEMA = 1
+
+#: Draws a critic beside a solution: (arrays, report of the critic, evaluation, path).
+DrawCritic = Callable[[ResultArrays, Mapping[str, Any], Evaluation, Path], None]
+
+
+@dataclass(frozen=True, eq=False)
+class CriticReport:
+    """One critic held against a solution.
+
+    Attributes
+    ----------
+    name
+        Name of the critic: that of its file.
+    architecture
+        What it is, in words.
+    evaluation
+        What it is worth.
+    seconds
+        Wall seconds that it took.
+    """
+
+    name: str
+    architecture: str
+    evaluation: Evaluation
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Critics held against one solution, the best first.
+
+    Attributes
+    ----------
+    reference
+        The solution.
+    critics
+        The reports, in the order of their suboptimality.
+    """
+
+    reference: Reference
+    critics: tuple[CriticReport, ...]
+
+    def result(self) -> dict[str, Any]:
+        """Return the content of ``compare.json``."""
+        bounds, result = self.reference.bounds, self.reference.result
+        return {
+            "schema": SCHEMA,
+            "title": result.get("title"),
+            "reference": {
+                "lower": bounds.lower,
+                "upper": bounds.upper,
+                "scope": bounds.scope,
+                "data_error": bounds.data_error,
+                "strength": self.reference.strength,
+                "momentum_l1": result["values"]["momentum_l1"],
+                "critic_loss": result["values"]["critic_loss"],
+                "penalty": result["values"]["penalty"],
+            },
+            "critics": {one.name: critic_result(one, self.reference) for one in self.critics},
+        }
+
+    def write(self, directory: str | Path, *, draw: DrawCritic | None = None) -> Path:
+        """Write compare.json, and a picture for each critic (collective).
+
+        Parameters
+        ----------
+        directory
+            Made if it does not exist; an earlier comparison in it is replaced.
+        draw
+            Draws ``compare_NAME.png``; None: no pictures.
+
+        Returns
+        -------
+        pathlib.Path
+            The directory.
+
+        Raises
+        ------
+        InputError
+            If the directory cannot be written.
+        CongestedError
+            If a picture failed, after everything else has been written.
+        """
+        directory = Path(directory)
+        content = self.result()
+
+        def write() -> str:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / RESULT).unlink(missing_ok=True)
+            for old in directory.glob("compare_*.png"):
+                old.unlink()
+            partial_name(directory / RESULT).unlink(missing_ok=True)
+            failures = ""
+            if draw is not None and self.reference.arrays is not None:
+                for one in self.critics:
+                    picture = directory / picture_name(one.name)
+                    try:
+                        draw(
+                            self.reference.arrays,
+                            {"name": one.name, **content},
+                            one.evaluation,
+                            picture,
+                        )
+                    except Exception as error:  # raised below, when the numbers are safe
+                        failures = failures or f"{picture.name}: {error}"
+            write_text(directory / RESULT, json_text(content))
+            return failures
+
+        failures = on_root(self.reference.comm, write)
+        failures = self.reference.comm.bcast(failures)
+        if failures:
+            raise CongestedError(f"everything but a picture is written to {directory}: {failures}")
+        return directory
+
+
+def picture_name(name: str) -> str:
+    """Return the name of a critic's picture."""
+    return f"compare_{Path(name).stem}.png"
+
+
+def compare(
+    solution: Solution | Reference,
+    critics: Critic | Mapping[str, Critic],
+    *,
+    sign: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Hold critics against a solution (collective).
+
+    Parameters
+    ----------
+    solution
+        A solution, or one read by `reference_from_directory`.
+    critics
+        A critic, or several by their names.
+    sign
+        1 or −1, what critics are multiplied by to be high on the source; None: each has the sign
+        that makes its critic loss positive.
+    progress
+        Told the name of each critic before it is evaluated.
+
+    Returns
+    -------
+    Comparison
+        The reports; the same on every rank, but for the fields.
+
+    Raises
+    ------
+    InputError
+        If a critic is none of the solution's dimension; the text names it.
+    """
+    reference = solution if isinstance(solution, Reference) else _reference_of(solution)
+    named = critics if isinstance(critics, Mapping) else {"critic": critics}
+    reports = []
+    for name, critic in named.items():
+        if progress is not None:
+            progress(name)
+        started = time.perf_counter()
+        try:
+            evaluation = evaluate(reference, critic, sign=sign)
+        except InputError as error:
+            raise InputError(error.message, key=error.key, file=error.file or name) from error
+        seconds = time.perf_counter() - started
+        reports.append(CriticReport(name, architecture(critic), evaluation, seconds))
+    reports.sort(key=lambda one: (one.evaluation.suboptimality[1], one.name))
+    return Comparison(reference, tuple(reports))
+
+
+def architecture(critic: Critic) -> str:
+    """Return what a critic is, in words."""
+    text = str(critic)
+    return type(critic).__name__ if text.startswith(("<", type(critic).__name__)) else text
+
+
+def _reference_of(solution: Solution) -> Reference:
+    mesh = solution.mesh
+    arrays = gather_arrays(mesh, solution.fields, cells_of_mesh(mesh).volume)
+    return reference_from_arrays(arrays, mesh.comm.bcast(solution.result()), mesh.comm)
+
+
+def critic_result(report: CriticReport, reference: Reference) -> dict[str, Any]:
+    """Return the part of ``compare.json`` about one critic."""
+    one = report.evaluation
+    lower, upper = one.suboptimality
+    scale = max(abs(reference.bounds.lower), abs(reference.bounds.upper), 1e-300)
+    scaled = one.factor_dual_value
+    return {
+        "architecture": report.architecture,
+        "sign": one.sign,
+        "constant": one.constant,
+        "critic_loss": one.critic_loss,
+        "penalty": one.penalty,
+        "penalty_two_sided": one.penalty_two_sided,
+        "dual_value": one.dual_value,
+        "dual_value_error": one.error,
+        "suboptimality": {"lower": lower, "upper": upper},
+        "relative_suboptimality": {"lower": lower / scale, "upper": upper / scale},
+        "momentum_l1_reading": one.critic_loss - 2.0 * one.penalty,
+        "best_multiple": {
+            "factor": one.factor,
+            "dual_value": scaled,
+            "suboptimality": {
+                "lower": max(0.0, reference.bounds.lower - scaled - one.error),
+                "upper": reference.bounds.upper - scaled + one.error,
+            },
+        },
+        "cosine": _mean(one.cosine),
+        "gradient_l2": _mean(one.gradient_l2),
+        "mean_gradient_norm": {
+            "critic": _mean(one.gradient_norm),
+            "solution": _mean(one.solution_gradient_norm),
+        },
+        "largest_gradient_norm": one.largest_gradient_norm,
+        "momentum_relative_l1": one.momentum_relative_l1,
+        "momentum_relative_l1_error": one.momentum_relative_l1_error,
+        "momentum_divergence_error": one.momentum_divergence_error,
+        "integration": {
+            "method": "exact pieces" if one.exact else "quadrature",
+            "pieces": one.pieces,
+        },
+        "seconds": report.seconds,
+    }
+
+
+def _mean(mean: Mean) -> dict[str, float]:
+    return {
+        "source": mean.source,
+        "weight": mean.weight,
+        "momentum": mean.momentum,
+        "error": mean.error,
+    }

@@ -1,0 +1,374 @@
+"""A critic held against a solution: its dual value, what it misses, and where.
+
+With the data of the cells (μ_T, ν_T, σ_T) the dual value of a critic f is
+
+    D(f) = Σ_T (μ_T − ν_T) mean_T f − λ σ_T mean_T (|∇f| − 1)₊²,
+
+and no critic has one above the certified upper bound. What f lacks to that bound is Σ_T η_T(f),
+with the indicator η_T(f) = ∫_T φ(∇f) + H(m) + ∇f·m ≥ 0 of the solution's flux m: the certificate,
+with the critic in the place of the potential.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from congested.certificate import cell_integrals, potential_means
+from congested.critics.integrals import CellIntegrals, integrate, pieces_per_cell
+from congested.critics.network import Affine, Critic, Network
+from congested.critics.reference import Reference
+from congested.errors import InputError
+from congested.geometry import FloatArray, barycentric_gradients
+from congested.io.arrays import gather_rows
+from congested.measures.base import run_collectively
+from congested.recovery import best_factor
+
+# What value and penalty of a critic that is not piecewise affine may be wrong by, over the cost.
+_TOLERANCE = 1e-4
+# Pieces that are found at most, some minutes' work, and in memory at a time.
+_MOST_PIECES = 6_000_000
+_PIECES_AT_A_TIME = 60_000
+# A slope above one by less than this is one: no critic has its slope to the last digit.
+_STEEP = 1e-9
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over the domain.
+
+    Attributes
+    ----------
+    source, weight, momentum
+        Under μ, under σ, and under |m| of the solution, where ∇u is unique. NaN where there is no
+        such measure.
+    error
+        The largest error of the three: what two quadrature rules differ by.
+    """
+
+    source: float
+    weight: float
+    momentum: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class CriticFields:
+    """A critic on cells (n,), for pictures.
+
+    Attributes
+    ----------
+    value
+        Mean of f, its constant chosen as that of the solution's potential.
+    gradient_norm
+        Mean of |∇f|.
+    momentum
+        Mean (n, d) of the critic's momentum −2λσ(|∇f| − 1)₊∇f/|∇f|.
+    momentum_difference
+        Mean of its distance from the solution's momentum.
+    indicator
+        η_T(f), whose sum is what the critic lacks to the upper bound.
+    """
+
+    value: FloatArray
+    gradient_norm: FloatArray
+    momentum: FloatArray
+    momentum_difference: FloatArray
+    indicator: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a critic is worth for the data of a solution's cells.
+
+    Attributes
+    ----------
+    sign
+        1, or −1 if the critic is low on the source: everything else is of sign · f.
+    constant
+        What is added to the critic to compare it with the solution's potential.
+    critic_loss, penalty, penalty_two_sided
+        L = ∫ f d(μ − ν), λ∫(|∇f| − 1)₊² dσ and λ∫(|∇f| − 1)² dσ. For W₁ a penalty is 0, or
+        infinite where a slope exceeds one.
+    error
+        Bound of the error of L − P by rounding, if the critic was integrated exactly, else what
+        two quadrature rules differ by.
+    suboptimality
+        How far D(f) is from the largest there is, which nobody knows better than the bounds: the
+        interval from lower bound − D(f), at least 0, to upper bound − D(f), widened by `error`.
+    factor
+        The best multiple of the critic is factor · f.
+    factor_dual_value
+        The dual value of that.
+    gradient_norm, solution_gradient_norm, cosine, gradient_l2
+        Means of |∇f|, of |∇u|, of the cosine of their angle and of |∇f − ∇u|².
+    largest_gradient_norm
+        The largest |∇f| seen: of all pieces, if `exact`.
+    momentum_relative_l1
+        ∫|m_f − m| over ∫|m|; NaN for W₁, where a critic has no momentum.
+    momentum_relative_l1_error
+        Its error, as of the means.
+    momentum_divergence_error
+        Half of Σ_i |∫ m_f·∇φ_i + ∫ φ_i d(μ − ν)| over the hat functions φ_i of the mesh: the part
+        of the mass that the critic's momentum makes or loses at the scale of the cells. NaN for W₁.
+    exact
+        Whether value and gradient were integrated exactly.
+    pieces
+        Number of pieces of cells.
+    fields
+        The critic on all cells, on rank 0; None on the others.
+    """
+
+    sign: int
+    constant: float
+    critic_loss: float
+    penalty: float
+    penalty_two_sided: float
+    error: float
+    suboptimality: tuple[float, float]
+    factor: float
+    factor_dual_value: float
+    gradient_norm: Mean
+    solution_gradient_norm: Mean
+    cosine: Mean
+    gradient_l2: Mean
+    largest_gradient_norm: float
+    momentum_relative_l1: float
+    momentum_relative_l1_error: float
+    momentum_divergence_error: float
+    exact: bool
+    pieces: int
+    fields: CriticFields | None
+
+    @property
+    def dual_value(self) -> float:
+        """D = L − P."""
+        return self.critic_loss - self.penalty
+
+
+def evaluate(
+    reference: Reference, critic: Critic, *, sign: int | None = None, exact: bool = True
+) -> Evaluation:
+    """Hold a critic against a solution (collective).
+
+    Parameters
+    ----------
+    reference
+        The solution.
+    critic
+        The critic.
+    sign
+        1 or −1: what the critic is multiplied by to be high on the source. None: what makes its
+        critic loss positive.
+    exact
+        Whether piecewise affine networks are integrated exactly, piece by piece; else by
+        quadrature, like all other critics.
+
+    Returns
+    -------
+    Evaluation
+        The same on every rank, but for the fields.
+
+    Raises
+    ------
+    InputError
+        If the critic is one of another dimension, or `sign` is something else.
+    """
+    if critic.dimension != reference.dimension:
+        found = f"found a critic of {critic.dimension} coordinates"
+        raise InputError(f"{found}; allowed: {reference.dimension}, as the solution", key="critic")
+    if sign not in (None, 1, -1):
+        raise InputError(f"found {sign}; allowed: 1 or -1", key="sign")
+    comm = reference.comm
+    number = comm.allreduce(len(reference.simplices))
+    tolerance = _TOLERANCE * abs(reference.bounds.upper) / number
+    network, cells = _network_to_cut(reference, critic, number) if exact else (None, 0)
+    tried = _guessed_sign(reference, critic) if sign is None else sign
+    for _ in range(2):
+        integrals = run_collectively(
+            comm,
+            partial(integrate, reference, Affine(critic, float(tried)), tolerance, network, cells),
+        )
+        load = (reference.source - reference.target) * integrals.column("value")
+        critic_loss = reference.total(load)
+        if sign is not None or critic_loss >= 0.0:
+            break
+        tried = -tried  # the guess was wrong
+    return _evaluation(reference, integrals, tried, critic_loss)
+
+
+def _network_to_cut(
+    reference: Reference, critic: Critic, number: int
+) -> tuple[Network | None, int]:
+    """Return the network whose pieces shall be found, and in how many cells at a time (collective).
+
+    None for critics that are not piecewise affine or have too many pieces: a network that sorts
+    layers of 128 has thousands in a small cell.
+    """
+    if not isinstance(critic, Network) or not critic.piecewise_affine:
+        return None, 0
+    some = run_collectively(reference.comm, partial(pieces_per_cell, reference, critic))
+    share = len(reference.simplices) / number
+    pieces = max(float(reference.comm.allreduce(share * some, op=MPI.SUM)), 1.0)
+    if pieces * number > _MOST_PIECES:
+        return None, 0
+    return critic, max(int(_PIECES_AT_A_TIME / pieces), 1)
+
+
+def _guessed_sign(reference: Reference, critic: Critic) -> int:
+    """Return the sign of the critic loss of the critic's interpolation (collective)."""
+
+    def vertex_means() -> FloatArray:
+        flat = reference.simplices.reshape(-1, reference.dimension)
+        return critic.value(flat).reshape(reference.simplices.shape[:2]).mean(axis=1)
+
+    means = run_collectively(reference.comm, vertex_means)
+    load = reference.volume * (reference.source - reference.target)
+    return 1 if reference.total(load * means) >= 0.0 else -1
+
+
+def _evaluation(
+    reference: Reference, integrals: CellIntegrals, sign: int, critic_loss: float
+) -> Evaluation:
+    comm, total = reference.comm, reference.total
+    finite = math.isfinite(reference.strength)
+    largest = comm.allreduce(float(integrals.lengths.max(initial=0.0)), op=MPI.MAX)
+    penalty = total(integrals.column("penalty"))
+    two_sided = total(integrals.column("penalty_two_sided"))
+    if not finite:
+        penalty = math.inf if largest > 1.0 + _STEEP else 0.0
+        # The two-sided constraint |∇f| = 1 everywhere.
+        smallest = comm.allreduce(float(integrals.lengths.min(initial=math.inf)), op=MPI.MIN)
+        two_sided = penalty if smallest > 1.0 - _STEEP else math.inf
+    difference = np.abs(reference.source - reference.target)
+    error = total(difference * integrals.error("value")) + total(integrals.error("penalty"))
+    if integrals.exact:
+        # Sums of so many numbers, each right to the last digits.
+        scale = total(difference * np.abs(integrals.column("value"))) + total(
+            integrals.column("penalty")
+        )
+        error = 1e-13 * scale
+    dual_value = critic_loss - penalty
+    lower, upper = reference.bounds.lower, reference.bounds.upper
+    suboptimality = (max(0.0, lower - dual_value - error), upper - dual_value + error)
+    factor, factor_dual_value = _best_multiple(reference, integrals, critic_loss, largest)
+
+    flux_length = reference.volume * np.linalg.norm(reference.momentum.mean(axis=1), axis=1)
+    divided = {
+        "source": reference.source,
+        "weight": reference.weight,
+        "momentum": flux_length / reference.volume,
+    }
+
+    def mean(name: str) -> Mean:
+        values, errors = {}, [0.0]
+        for measure, density in divided.items():
+            mass = total(density * reference.volume)
+            if mass > 0.0:
+                values[measure] = total(density * integrals.column(name)) / mass
+                errors.append(total(density * integrals.error(name)) / mass)
+            else:
+                values[measure] = math.nan
+        return Mean(**values, error=max(errors))
+
+    momentum_l1 = total(flux_length)
+    relative = relative_error = math.nan
+    if finite and momentum_l1 > 0.0:
+        relative = total(integrals.column("momentum_difference")) / momentum_l1
+        relative_error = total(integrals.error("momentum_difference")) / momentum_l1
+    mass = 0.5 * total(reference.volume * (reference.source + reference.target))
+    middle = 0.5 * (reference.source + reference.target)
+    potential = potential_means(reference.potential, reference.potential_edges)
+    constant = total(middle * (reference.volume * potential - integrals.column("value"))) / mass
+    fields = _gathered_fields(reference, integrals, constant)
+    divergence = math.nan
+    if finite:
+        divergence = _divergence_error(reference, integrals.momentum)
+    return Evaluation(
+        sign=sign,
+        constant=constant,
+        critic_loss=critic_loss,
+        penalty=penalty,
+        penalty_two_sided=two_sided,
+        error=error,
+        suboptimality=suboptimality,
+        factor=factor,
+        factor_dual_value=factor_dual_value,
+        gradient_norm=mean("gradient_norm"),
+        solution_gradient_norm=mean("reference_norm"),
+        cosine=mean("cosine"),
+        gradient_l2=mean("gradient_difference"),
+        largest_gradient_norm=largest,
+        momentum_relative_l1=relative,
+        momentum_relative_l1_error=relative_error,
+        momentum_divergence_error=divergence,
+        exact=integrals.exact,
+        pieces=int(comm.allreduce(integrals.pieces)),
+        fields=fields,
+    )
+
+
+def _best_multiple(
+    reference: Reference, integrals: CellIntegrals, critic_loss: float, largest: float
+) -> tuple[float, float]:
+    """Return the best multiple of the critic and its dual value (collective)."""
+    if math.isinf(reference.strength):
+        factor = 1.0 / largest if largest > 0.0 and critic_loss > 0.0 else 0.0
+        return factor, factor * critic_loss
+    lengths, stiffness = integrals.lengths, integrals.stiffness
+    factor = best_factor(reference.comm, lengths, stiffness, critic_loss)
+    excess = np.maximum(factor * lengths - 1.0, 0.0)
+    return factor, factor * critic_loss - reference.total(0.5 * stiffness * excess**2)
+
+
+def _indicator(reference: Reference, integrals: CellIntegrals) -> FloatArray:
+    """Return η_T(f) (n,); for W₁ without the penalty, which is none or infinite."""
+    solution = cell_integrals(
+        reference.simplices,
+        reference.potential,
+        reference.flux,
+        reference.source,
+        reference.target,
+        reference.weight,
+        reference.strength,
+        reference.potential_edges,
+    )
+    work = integrals.column("work")
+    return np.asarray(integrals.column("penalty") + solution.transport_cost + work)
+
+
+def _gathered_fields(
+    reference: Reference, integrals: CellIntegrals, constant: float
+) -> CriticFields | None:
+    """Bring the critic on all cells together on rank 0 (collective)."""
+    volume = reference.volume
+    own: dict[str, FloatArray] = {
+        "value": integrals.column("value") / volume + constant,
+        "gradient_norm": integrals.column("gradient_norm") / volume,
+        "momentum": integrals.momentum / volume[:, None],
+        "momentum_difference": integrals.column("momentum_difference") / volume,
+        "indicator": _indicator(reference, integrals),
+    }
+    gathered: dict[str, Any] = {
+        name: gather_rows(reference.comm, rows) for name, rows in own.items()
+    }
+    return CriticFields(**gathered) if reference.comm.rank == 0 else None
+
+
+def _divergence_error(reference: Reference, momentum: FloatArray) -> float:
+    """Return how far integrals (n, d) of a momentum are from balancing μ − ν (collective)."""
+    corners = reference.dimension + 1
+    load = reference.volume * (reference.source - reference.target) / corners
+    parts = np.einsum("nd,nid->ni", momentum, barycentric_gradients(reference.simplices))
+    gathered = gather_rows(reference.comm, parts + load[:, None])
+    error = 0.0
+    if gathered is not None and reference.arrays is not None:
+        cells = reference.arrays.cells
+        residual = np.bincount(cells.ravel(), gathered.ravel(), len(reference.arrays.vertices))
+        error = 0.5 * float(np.abs(residual).sum())
+    return float(reference.comm.bcast(error))

@@ -1,0 +1,358 @@
+"""Critics from files and from other libraries. Nothing that a file says is run as Python."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from congested.critics.network import (
+    POINTS_PER_CALL,
+    Activation,
+    Critic,
+    FunctionCritic,
+    Network,
+)
+from congested.critics.state import known_activation, network_from_state
+from congested.errors import CongestedError, InputError
+from congested.geometry import FloatArray
+
+if TYPE_CHECKING:
+    import torch
+
+_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz")
+# Names under which training scripts keep the arrays of the network beside other things.
+_NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "critic",
+    "critic_state_dict",
+    "model",
+    "discriminator",
+)
+_DESCRIPTION = ("activation", "slope", "group_size")
+
+
+def load_critic(
+    path: str | Path,
+    *,
+    activation: Activation | str | None = None,
+    slope: float | None = None,
+    group_size: int | None = None,
+) -> Critic:
+    """Read a critic from a file.
+
+    Parameters
+    ----------
+    path
+        A PyTorch state dict of a multilayer perceptron (.pt, .pth, .ckpt, .bin), also inside a
+        dictionary; a TorchScript module; a .safetensors or .npz file with the arrays of a state
+        dict. Sizes and wrappers (weight clipping, spectral and weight normalisation, orthogonal
+        layers) are seen from the arrays.
+    activation
+        What stands between the layers of a state dict: "relu", "leaky-relu", "group-sort",
+        "absolute", "tanh", "softplus", "silu" or "elu". None: what the file says, else ReLU, and
+        sorting of whole layers where they are orthogonal.
+    slope
+        Of the leaky ReLU for negative numbers; default 0.01.
+    group_size
+        Of "group-sort": 2 is MaxMin, None the whole layer.
+
+    Returns
+    -------
+    Critic
+        A `Network` for state dicts, a `ModuleCritic` for TorchScript.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, holds something else, or wants to run code when it is read.
+    CongestedError
+        If a library that reads it is missing.
+    """
+    path = Path(path)
+    given: dict[str, Any] = {
+        "activation": activation,
+        "slope": slope,
+        "group_size": group_size,
+    }
+    try:
+        if not path.is_file():
+            raise InputError("found no such file; allowed: the file of a critic")
+        if path.suffix.lower() not in _ENDINGS:
+            found = f'found the ending "{path.suffix}"'
+            onnx = "; ONNX has no gradients: convert to a state dict or TorchScript"
+            hint = onnx if path.suffix.lower() == ".onnx" else ""
+            raise InputError(f"{found}; allowed: {', '.join(_ENDINGS)}{hint}")
+        if path.suffix.lower() == ".safetensors":
+            return network_from_state(_read_safetensors(path), **given)
+        if path.suffix.lower() == ".npz":
+            return network_from_state(_read_npz(path), **given)
+        if _is_torchscript(path):
+            return _read_torchscript(path, given)
+        return _from_saved(_read_torch(path), given)
+    except InputError as error:
+        raise InputError(error.message, key=error.key, file=error.file or str(path)) from error
+
+
+def critic_from_module(module: torch.nn.Module, dimension: int | None = None) -> Critic:
+    """Make a critic of any PyTorch module that maps points (m, d) to values (m,) or (m, 1).
+
+    Parameters
+    ----------
+    module
+        The module; it is copied, and evaluated in double precision, on the device where it is.
+    dimension
+        Number d of coordinates; needed unless the first parameter is the matrix of a linear layer.
+
+    Returns
+    -------
+    Critic
+        A `Network` if the module is a sequence of linear layers with one activation between them,
+        which makes its integrals exact, else a `ModuleCritic`.
+
+    Raises
+    ------
+    InputError
+        If the dimension is needed.
+    """
+    network = _as_network(module)
+    if network is not None:
+        return network
+    if dimension is None:
+        first = next(iter(module.parameters()), None)
+        if first is None or first.ndim != 2:
+            found = "found no dimension, and no matrix as first parameter"
+            raise InputError(f"{found}; allowed: an integer", key="dimension")
+        dimension = int(first.shape[1])
+    return ModuleCritic(dimension, _double_copy(module))
+
+
+def critic_from_functions(
+    value: Callable[[FloatArray], Any],
+    gradient: Callable[[FloatArray], Any],
+    dimension: int,
+) -> Critic:
+    """Make a critic of two functions of points, NumPy's or JAX's (``vmap`` of f and ``grad(f)``).
+
+    Parameters
+    ----------
+    value
+        Maps points (m, d) to values (m,) or (m, 1).
+    gradient
+        Maps points (m, d) to gradients (m, d).
+    dimension
+        Number d of coordinates.
+
+    Returns
+    -------
+    FunctionCritic
+        The critic.
+    """
+    return FunctionCritic(dimension, value, gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleCritic:
+    """A PyTorch module as a critic; its gradients come from automatic differentiation.
+
+    Attributes
+    ----------
+    dimension
+        Number d of coordinates of a point.
+    module
+        Maps points (m, d) to values (m,) or (m, 1), in double precision.
+    """
+
+    dimension: int
+    module: torch.nn.Module
+
+    def value(self, points: FloatArray) -> FloatArray:
+        """Return the values (m,) at points (m, d)."""
+        return self._evaluate(points, differentiate=False)
+
+    def gradient(self, points: FloatArray) -> FloatArray:
+        """Return the gradients (m, d) at points (m, d)."""
+        return self._evaluate(points, differentiate=True)
+
+    def _evaluate(self, points: FloatArray, *, differentiate: bool) -> FloatArray:
+        import torch
+
+        points = np.asarray(points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != self.dimension:
+            found = f"found an array of shape {points.shape}"
+            raise InputError(f"{found}; allowed: (m, {self.dimension})", key="points")
+        parameter = next(iter(self.module.parameters()), None)
+        device = torch.device("cpu") if parameter is None else parameter.device
+        results = []
+        for start in range(0, max(len(points), 1), POINTS_PER_CALL):
+            some = torch.tensor(points[start : start + POINTS_PER_CALL], device=device)
+            some.requires_grad_(differentiate)
+            with torch.set_grad_enabled(differentiate):
+                try:
+                    values = self.module(some)
+                except RuntimeError as error:
+                    message = f"found a module that fails on points (m, {self.dimension}): {error}"
+                    raise InputError(message, key="critic") from error
+            if values.numel() != len(some):
+                found = f"found values of shape {tuple(values.shape)} for {len(some)} points"
+                raise InputError(f"{found}; allowed: one value per point", key="critic")
+            if differentiate:
+                (values,) = torch.autograd.grad(values.sum(), some)
+            else:
+                values = values.reshape(len(some))
+            results.append(values.detach().cpu().numpy().astype(np.float64))
+        result: FloatArray = np.concatenate(results)
+        if not np.isfinite(result).all():
+            raise InputError("found a value that is not finite; allowed: numbers", key="critic")
+        return result
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise CongestedError(
+            'reading this critic needs PyTorch: pip install "congested[critics]"'
+        ) from error
+    return torch
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torch(path: Path) -> Any:
+    torch = _torch()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            "found a pickle that holds more than arrays, and would run code when it is read; "
+            "allowed: a state dict, as torch.save(module.state_dict(), …) writes it "
+            f"({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"found no file of PyTorch ({_first_line(error)}); allowed: a state dict or TorchScript"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:160]
+
+
+def _read_torchscript(path: Path, given: Mapping[str, Any]) -> Critic:
+    torch = _torch()
+    for name, value in given.items():
+        if value is not None:
+            found = f"found {value} for a TorchScript module, which has its own"
+            raise InputError(f"{found}; allowed: nothing here", key=name)
+    try:
+        module = torch.jit.load(str(path), map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"found no readable TorchScript: {_first_line(error)}") from error
+    module.eval()
+    return critic_from_module(module)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise CongestedError(
+            'reading .safetensors needs safetensors: pip install "congested[critics]"'
+        ) from error
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, TypeError) as error:
+        raise InputError(f"found no readable safetensors: {_first_line(error)}") from error
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"found no readable arrays: {_first_line(error)}") from error
+
+
+def _from_saved(saved: Any, given: Mapping[str, Any]) -> Network:
+    """Make a network of what torch.load returned: arrays by name, or a dictionary with these."""
+    described: dict[str, Any] = {}
+    state = saved
+    while isinstance(state, Mapping) and not _is_state(state):
+        described |= {name: state[name] for name in _DESCRIPTION if state.get(name) is not None}
+        inner = next((name for name in _NESTED if isinstance(state.get(name), Mapping)), None)
+        if inner is None:
+            break
+        state = state[inner]
+    if not isinstance(state, Mapping) or not _is_state(state):
+        found = f"a {type(state).__name__}"
+        if isinstance(state, Mapping):
+            found = f"a dictionary of {', '.join(map(str, list(state)[:8])) or 'nothing'}"
+        raise InputError(f"found {found}; allowed: a state dict: arrays by name", key="state")
+    arrays = {name: tensor.detach().to("cpu").double().numpy() for name, tensor in state.items()}
+    described |= {name: value for name, value in given.items() if value is not None}
+    slope = described.get("slope")
+    if slope is not None and not (isinstance(slope, float | int) and math.isfinite(slope)):
+        raise InputError(f"found {slope!r}; allowed: a number", key="slope")
+    return network_from_state(arrays, **described)
+
+
+def _is_state(value: Mapping[Any, Any]) -> bool:
+    return bool(value) and all(
+        isinstance(name, str) and hasattr(array, "detach") for name, array in value.items()
+    )
+
+
+# --- modules -------------------------------------------------------------------------------------
+
+
+def _double_copy(module: Any) -> Any:
+    import copy
+
+    copied = copy.deepcopy(module).double()
+    copied.eval()
+    return copied
+
+
+def _as_network(module: Any) -> Network | None:
+    """Return a sequence of linear layers with one activation as a `Network`, None for others."""
+    torch = _torch()
+    if not isinstance(module, torch.nn.Sequential):
+        return None
+    names: dict[Any, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+        torch.nn.ReLU: ("relu", lambda _: {}),
+        torch.nn.LeakyReLU: ("leaky-relu", lambda one: {"slope": one.negative_slope}),
+        torch.nn.Tanh: ("tanh", lambda _: {}),
+        torch.nn.SiLU: ("silu", lambda _: {}),
+    }
+    weights, biases, found = [], [], []
+    for place, part in enumerate(module):
+        if place % 2 == 0 and isinstance(part, torch.nn.Linear):
+            weights.append(part.weight.detach().cpu().double().numpy())
+            bias = np.zeros(len(weights[-1])) if part.bias is None else part.bias.detach().cpu()
+            biases.append(np.asarray(bias, dtype=np.float64))
+        elif place % 2 == 1 and type(part) in names:
+            name, settings = names[type(part)]
+            found.append((name, settings(part)))
+        else:
+            return None
+    if not weights or len(found) != len(weights) - 1 or any(one != found[0] for one in found):
+        return None
+    name, settings_found = found[0] if found else ("relu", {})
+    return Network(tuple(weights), tuple(biases), known_activation(name), **settings_found)

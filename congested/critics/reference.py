@@ -1,0 +1,221 @@
+"""The solution that critics are held against: this rank's share of its cells, and its bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from congested.certificate import Bounds, cell_integrals, gradient_at_vertices, momentum_at_vertices
+from congested.errors import InputError
+from congested.geometry import EDGES, FloatArray, IntArray, simplex_volumes
+from congested.integrand import capacity as capacity_of
+from congested.io.arrays import ResultArrays, load_arrays, scatter_rows
+from congested.io.files import on_root
+from congested.io.result import ARRAYS, read_result
+
+# Bounds from the arrays and from result.json are sums of the same numbers in another order.
+_SAME = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A solution as critics see it: data and fields on this rank's share of the cells.
+
+    Attributes
+    ----------
+    comm
+        Communicator over which the cells are shared out.
+    result
+        Content of ``result.json``.
+    arrays
+        The whole solution on rank 0, None on the others.
+    bounds
+        Bounds of the cost for the data of the cells. Where those in ``result.json`` are for the
+        original densities, they are computed from the arrays.
+    strength
+        λ, infinity for W₁.
+    simplices
+        Vertices (n, d+1, d) of this rank's cells.
+    source, target, weight
+        Densities (n,).
+    flux
+        Outward facet integrals (n, d+1) of the momentum.
+    potential, potential_edges
+        Potential at the vertices (n, d+1), and for P2 at the edges (n, e), else None.
+    """
+
+    comm: MPI.Comm
+    result: Mapping[str, Any]
+    arrays: ResultArrays | None
+    bounds: Bounds
+    strength: float
+    simplices: FloatArray
+    source: FloatArray
+    target: FloatArray
+    weight: FloatArray
+    flux: FloatArray
+    potential: FloatArray
+    potential_edges: FloatArray | None
+
+    @property
+    def dimension(self) -> int:
+        """Space dimension d."""
+        return self.simplices.shape[2]
+
+    @cached_property
+    def volume(self) -> FloatArray:
+        """Volumes (n,)."""
+        return simplex_volumes(self.simplices)
+
+    @cached_property
+    def capacity(self) -> FloatArray:
+        """κ = 2λσ (n,)."""
+        return np.asarray(capacity_of(self.weight, self.strength))
+
+    @cached_property
+    def momentum(self) -> FloatArray:
+        """Momentum at the vertices (n, d+1, d), affine on each cell."""
+        return momentum_at_vertices(self.simplices, self.flux)
+
+    @cached_property
+    def gradient(self) -> FloatArray:
+        """Gradient of the potential at the vertices (n, k, d): k = 1 for P1, d + 1 for P2."""
+        return gradient_at_vertices(self.simplices, self.potential, self.potential_edges)
+
+    def total(self, values: FloatArray) -> float:
+        """Return the sum over all cells of all ranks (collective)."""
+        return float(self.comm.allreduce(float(values.sum()), op=MPI.SUM))
+
+
+def reference_from_directory(directory: str | Path, comm: MPI.Comm | None = None) -> Reference:
+    """Read the solution in a result directory (collective).
+
+    Parameters
+    ----------
+    directory
+        A directory that ``congested solve`` wrote.
+    comm
+        Communicator over which the cells are shared out; default: the world.
+
+    Returns
+    -------
+    Reference
+        The solution.
+
+    Raises
+    ------
+    InputError
+        If there is no solution in the directory, or its files do not belong together.
+    """
+    comm = comm or MPI.COMM_WORLD
+    directory = Path(directory)
+
+    def read() -> tuple[dict[str, Any], ResultArrays]:
+        result = read_result(directory)
+        if result["status"] == "infeasible":
+            found = "found an infeasible problem, which has no solution"
+            raise InputError(f"{found}; allowed: a solution", file=str(directory))
+        return result, load_arrays(directory / ARRAYS)
+
+    found = on_root(comm, read)
+    result, arrays = found if found is not None else (None, None)
+    return reference_from_arrays(arrays, comm.bcast(result), comm, place=str(directory))
+
+
+def reference_from_arrays(
+    arrays: ResultArrays | None,
+    result: Mapping[str, Any],
+    comm: MPI.Comm,
+    *,
+    place: str | None = None,
+) -> Reference:
+    """Share out the cells of a solution (collective).
+
+    Parameters
+    ----------
+    arrays
+        The whole solution on rank 0, None on the others.
+    result
+        Content of ``result.json``, the same on every rank.
+    comm
+        Communicator.
+    place
+        Where it came from, for the text of an error.
+
+    Raises
+    ------
+    InputError
+        If the bounds in the result are not those of the arrays.
+    """
+    cells = comm.bcast(None if arrays is None else len(arrays.cells))
+    wanted = np.arange(comm.rank * cells // comm.size, (comm.rank + 1) * cells // comm.size)
+    whole: dict[str, npt.NDArray[Any] | None] = dict.fromkeys(
+        ("simplices", "source", "target", "weight", "flux", "potential")
+    )
+    second_order = comm.bcast(None if arrays is None else arrays.potential_edges is not None)
+    if second_order:
+        whole["potential_edges"] = None
+    if arrays is not None:
+        whole |= {name: getattr(arrays, name) for name in ("source", "target", "weight", "flux")}
+        whole["simplices"] = arrays.vertices[arrays.cells]
+        whole["potential"] = arrays.potential[arrays.cells]
+        if arrays.edges is not None and arrays.potential_edges is not None:
+            whole["potential_edges"] = arrays.potential_edges[_edges_of(arrays.cells, arrays.edges)]
+    own: dict[str, Any] = {name: scatter_rows(comm, rows, wanted) for name, rows in whole.items()}
+    strength = float(result["problem"]["penalty"]["strength"])
+    own.setdefault("potential_edges", None)
+    reference = Reference(
+        comm=comm,
+        result=result,
+        arrays=arrays,
+        bounds=Bounds(math.nan, math.nan),
+        strength=strength,
+        **own,
+    )
+    bounds = _cell_data_bounds(reference)
+    stated = result["bounds"]
+    if stated["scope"] == bounds.scope:
+        for name in ("lower", "upper"):
+            ours, theirs = getattr(bounds, name), float(stated[name])
+            if not abs(ours - theirs) <= _SAME * max(abs(theirs), 1e-300):
+                raise InputError(
+                    f"found {ours:.10g} as the {name} bound that solution.npz gives, and "
+                    f"{theirs:.10g} in result.json; allowed: files of one run",
+                    file=place,
+                )
+    return Reference(**{**reference.__dict__, "bounds": bounds})
+
+
+def _edges_of(cells: IntArray, edges: IntArray) -> IntArray:
+    """Return for each cell the numbers (n, e) of its edges, in the order of `EDGES`."""
+    number = int(edges.max()) + 1
+    keys = edges[:, 0] * number + edges[:, 1]
+    order = np.argsort(keys)
+    ends = np.sort(cells[:, np.array(EDGES[cells.shape[1] - 1])], axis=2)
+    wanted = ends[..., 0] * number + ends[..., 1]
+    return np.asarray(order[np.searchsorted(keys[order], wanted)])
+
+
+def _cell_data_bounds(reference: Reference) -> Bounds:
+    """Compute the bounds for the data of the cells from the fields (collective)."""
+    integrals = cell_integrals(
+        reference.simplices,
+        reference.potential,
+        reference.flux,
+        reference.source,
+        reference.target,
+        reference.weight,
+        reference.strength,
+        reference.potential_edges,
+    )
+    lower = reference.total(integrals.critic_loss) - reference.total(integrals.penalty)
+    upper = reference.total(integrals.transport_cost)
+    return Bounds(lower, upper, "cell-data", reference.result["bounds"].get("data_error"))
