@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from congested.critics import training
     from congested.critics.sampled import SampledDual
-    from congested.critics.training_history import Row
+    from congested.critics.training_history import Certifier, Row
 
 # Names of options that are not those of the flags.
 _FLAGS = {"strength": "penalty"}
@@ -121,7 +121,7 @@ def _train(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
                 stop=lambda: stop.signal is not None,
                 checkpoint=checkpoint_path(critic),
                 resume=arguments.resume,
-                problem=_what_counts(problem.description),
+                problem=what_counts(problem.description),
             )
     except InputError as error:
         raise _of_flag(error, arguments) from error
@@ -174,13 +174,15 @@ def _of_flag(error: InputError, arguments: argparse.Namespace) -> InputError:
     key = error.key or ""
     if key == "strength" and arguments.penalty is None:
         return InputError(f"{error.message} (--penalty)", key="penalty.strength")
-    if key == "resume" or key in {entry.name for entry in dataclasses.fields(Training)}:
+    if key in ("resume", "against") or key in {
+        entry.name for entry in dataclasses.fields(Training)
+    }:
         flag = _FLAGS.get(key, key).replace("_", "-")
         return InputError(error.message, key=f"--{flag}", file=error.file)
     return error
 
 
-def _what_counts(description: Mapping[str, Any]) -> dict[str, Any]:
+def what_counts(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a problem a critic knows: not the mesh, and not how σ is integrated."""
     domain = {name: value for name, value in description["domain"].items() if name != "cells"}
     integration = ("rule", "samples", "seed", "tolerance")
@@ -195,11 +197,30 @@ def _what_counts(description: Mapping[str, Any]) -> dict[str, Any]:
 
 def _certifier(
     directory: str | None, problem: Problem, options: Training, comm: MPI.Comm
-) -> training.Certifier | None:
+) -> Certifier | None:
     """Return what compares critics with the solution in a directory."""
     if directory is None:
         return None
-    raise InputError("not there yet", key="--against")
+    from congested.critics.certify import certifier
+    from congested.critics.reference import reference_from_directory
+
+    try:
+        reference = reference_from_directory(directory, comm)
+    except InputError as error:
+        raise InputError(str(error), key="--against") from error
+    solved, asked = what_counts(reference.result["problem"]), what_counts(problem.description)
+    for name, value in asked.items():
+        if solved[name] != value:
+            found = f"found the solution of a problem with another {name}"
+            raise InputError(f"{found}; allowed: one of this problem", key="--against")
+    if reference.strength != options.strength:
+        parallel.logger.warning(
+            "the penalty of the training is %g, that of the solution %g: suboptimality is that for "
+            "the latter",
+            options.strength,
+            reference.strength,
+        )
+    return certifier(reference)
 
 
 @contextmanager

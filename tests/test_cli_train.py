@@ -98,6 +98,41 @@ def test_quiet(problem: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr() == ("", "")
 
 
+# --- against a solution ---------------------------------------------------------------------
+
+
+def test_certified_on_the_way(
+    problem: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solution, critic = tmp_path / "solution", tmp_path / "critic.pt"
+    assert main(["solve", str(problem), "-o", str(solution), "--relative-gap", "0.05", "-q"]) == 0
+    flags = ["--against", solution, "--check-every", "20", "--learning-rate", "0.02"]
+    small = ["--batch", "64", "--width", "16", "--depth", "2", "--samples", "2000"]
+    assert here(problem, "-o", critic, *small, *flags, "--steps", "400", "--stop-at", "0.1") == 0
+    last = read_history(tmp_path / "critic.history.csv")[-1]
+    assert last.step < 400
+    assert 0.0 <= last.suboptimality_lower < last.suboptimality_upper <= 0.1
+    assert abs(last.certified_dual_value - last.dual_value) < 6.0 * last.standard_error + 2e-3
+    table = rows_of(capsys.readouterr().out)
+    low, high = re.findall(r"[\d.]+", table["suboptimality"])
+    assert float(low) < float(high) <= 10.0
+    assert table["suboptimality"].endswith("(certified)")
+
+    # More than the few steps can give.
+    flags = [*flags, "--steps", "21", "--stop-at", "1e-4"]
+    assert here(problem, "-o", critic, *small, *flags) == 3
+    assert "the suboptimality asked for is not reached" in capsys.readouterr().err
+    assert (tmp_path / "critic.checkpoint.pt").exists()
+
+    assert here(problem, "-o", critic, *TINY, "--against", solution, "--penalty", "5", "-q") == 0
+    assert here(problem, "-o", critic, *TINY, "--against", solution, "--penalty", "5") == 0
+    assert "the penalty of the training is 5, that of the solution 10" in capsys.readouterr().err
+    problem.write_text(problem.read_text().replace("0.65, 0.6", "0.65, 0.7"), encoding="utf-8")
+    assert here(problem, "-o", critic, *TINY, "--against", solution) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --against: found the solution of a problem with another target")
+
+
 # --- 3, 130, 143: stopped, and resumed ------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ from congested.critics.torch_network import (
     state_of_network,
     torch,
 )
-from congested.critics.training_history import Row, row_of
+from congested.critics.training_history import Certified, Certifier, Row, row_of
 from congested.critics.training_options import RENEWABLE, Training
 from congested.errors import InputError
 from congested.io.files import atomic_file
@@ -45,27 +45,6 @@ _BATCHES, _CHECKS, _FRESH = 1, 2, 3
 # Decay of Adam's two means: the measures stand still, so that a long memory does no harm.
 _BETAS = (0.9, 0.99)
 _SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Certified:
-    """What a solution says of a critic.
-
-    Attributes
-    ----------
-    dual_value
-        D(u) of the critic for the data of the solution.
-    lower, upper
-        Bounds of the relative suboptimality (cost − D) / cost.
-    """
-
-    dual_value: float
-    lower: float
-    upper: float
-
-
-#: Compares a critic with a solution.
-Certifier = Callable[[Network], Certified]
 
 
 class Outcome(enum.StrEnum):

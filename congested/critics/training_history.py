@@ -6,12 +6,34 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from congested.critics.network import Network
 from congested.io.files import write_text
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a solution says of a critic.
+
+    Attributes
+    ----------
+    dual_value
+        D(u) of the critic for the data of the solution.
+    lower, upper
+        Bounds of the relative suboptimality (cost − D) / cost.
+    """
+
+    dual_value: float
+    lower: float
+    upper: float
+
+
+#: Compares a critic with a solution.
+Certifier: TypeAlias = Callable[[Network], Certified]
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,13 @@ from congested.critics.objectives import Method
 from congested.critics.problem_sampling import problem_samplers
 from congested.critics.sampling import Samplers, from_samplers
 from congested.critics.training import (
-    Certified,
     Outcome,
     Progress,
     Trained,
     read_checkpoint,
     train,
 )
-from congested.critics.training_history import read_history, write_history
+from congested.critics.training_history import Certified, read_history, write_history
 from congested.critics.training_options import Training
 from congested.errors import InputError
 
