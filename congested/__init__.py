@@ -22,6 +22,7 @@ _PUBLIC = {
     "ContinuumFields": "congested.continuum",
     "DensityMeasure": "congested.measures.density",
     "DensityWeight": "congested.weights.kinds",
+    "Estimate": "congested.measures.sampling",
     "GaussianMixture": "congested.measures.gaussian_mixture",
     "Image": "congested.measures.image",
     "InfeasibleProblem": "congested.errors",
@@ -51,12 +52,14 @@ _PUBLIC = {
     "image_from_file": "congested.measures.image_file",
     "load_arrays": "congested.io.arrays",
     "mesh_field_from_file": "congested.measures.mesh_field",
+    "pair_from_file": "congested.measures.ray_file",
     "plot_overview": "congested.plot",
     "plot_weight": "congested.plot",
     "points_from_file": "congested.measures.points",
     "read_result": "congested.io.result",
     "resume": "congested.resume",
     "solve": "congested.nested_iteration",
+    "write_pair": "congested.io.pair",
 }
 
 __all__ = ["__version__", *_PUBLIC]
