@@ -35,6 +35,7 @@ _PUBLIC = {
     "Newton": "congested.solvers.newton",
     "NotConverged": "congested.errors",
     "OutputOptions": "congested.problem",
+    "PairMetrics": "congested.critics.pair_metrics",
     "Points": "congested.measures.points",
     "Problem": "congested.problem",
     "ProgressEvent": "congested.solution",
@@ -46,6 +47,7 @@ _PUBLIC = {
     "UniformBall": "congested.measures.uniform",
     "UniformBox": "congested.measures.uniform",
     "WeightResult": "congested.weight_result",
+    "benchmark_metrics": "congested.critics.pair_metrics",
     "cell_integrals": "congested.certificate",
     "compute_weight": "congested.weight_result",
     "continuum_integrals": "congested.continuum",
@@ -58,6 +60,7 @@ _PUBLIC = {
     "points_from_file": "congested.measures.points",
     "read_result": "congested.io.result",
     "resume": "congested.resume",
+    "sample_metrics": "congested.critics.pair_metrics",
     "solve": "congested.nested_iteration",
     "write_pair": "congested.io.pair",
 }

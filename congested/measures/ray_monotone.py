@@ -60,6 +60,7 @@ _SCRAMBLINGS = 16
 _RANDOM_BIAS = 0.04
 # ... and leave every funnel a tenth of its distance from the next tip, within so many draws.
 _LARGEST_RANDOM_SLOPE, _MOST_DRAWS = 0.9, 10_000
+_RANDOM_STREAM = 220607767
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,8 @@ class RayMonotonePair:
             if value < least:
                 raise InputError(f"found {value}; allowed: {least} or more", key=name)
         cls(half_width, power, np.zeros((1, dimension)), np.zeros(1))  # names a mistake in either
-        random = np.random.default_rng(seed)
+        # A stream of its own: samples drawn with the same seed must not meet the tips.
+        random = np.random.default_rng((seed, _RANDOM_STREAM))
         centers, biases, kept = np.empty((number, dimension)), np.empty(number), 0
         for _ in range(_MOST_DRAWS):
             center = random.uniform(-half_width, half_width, dimension)

@@ -40,6 +40,12 @@ def test_random_pairs_have_no_empty_funnel(dimension, number):
     assert (other.centers != pair.centers).all()
 
 
+def test_samples_with_the_seed_of_a_random_pair_do_not_meet_its_tips():
+    pair = RayMonotonePair.random(16, 8, seed=5)
+    rays = pair.funnels.rays(random_points(pair, 1000, seed=5))
+    assert rays.distance.min() > 1.0
+
+
 def test_distance_is_the_mean_of_ten_million_samples_in_the_plane():
     pair = RayMonotonePair.random(2, 4, seed=1)
     uniforms = np.random.default_rng(0)
