@@ -23,6 +23,7 @@ _PUBLIC = {
     "ContinuumFields": "congested.continuum",
     "DensityMeasure": "congested.measures.density",
     "DensityWeight": "congested.weights.kinds",
+    "Estimate": "congested.measures.sampling",
     "GaussianMixture": "congested.measures.gaussian_mixture",
     "Image": "congested.measures.image",
     "InfeasibleProblem": "congested.errors",
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Newton": "congested.solvers.newton",
     "NotConverged": "congested.errors",
     "OutputOptions": "congested.problem",
+    "PairMetrics": "congested.critics.pair_metrics",
     "Points": "congested.measures.points",
     "Problem": "congested.problem",
     "ProgressEvent": "congested.solution",
@@ -47,6 +49,7 @@ _PUBLIC = {
     "UniformBall": "congested.measures.uniform",
     "UniformBox": "congested.measures.uniform",
     "WeightResult": "congested.weight_result",
+    "benchmark_metrics": "congested.critics.pair_metrics",
     "cell_integrals": "congested.certificate",
     "compare": "congested.compare",
     "compute_weight": "congested.weight_result",
@@ -57,6 +60,7 @@ _PUBLIC = {
     "load_arrays": "congested.io.arrays",
     "load_critic": "congested.critics.load",
     "mesh_field_from_file": "congested.measures.mesh_field",
+    "pair_from_file": "congested.measures.ray_file",
     "plot_critic": "congested.plot_critic",
     "plot_overview": "congested.plot",
     "plot_weight": "congested.plot",
@@ -64,7 +68,9 @@ _PUBLIC = {
     "read_result": "congested.io.result",
     "reference_from_directory": "congested.critics.reference",
     "resume": "congested.resume",
+    "sample_metrics": "congested.critics.pair_metrics",
     "solve": "congested.nested_iteration",
+    "write_pair": "congested.io.pair",
 }
 
 __all__ = ["__version__", *_PUBLIC]

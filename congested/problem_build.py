@@ -230,11 +230,16 @@ def _build_field(table: measure_tables.FieldTable) -> Measure:
 
 
 def _build_ray_monotone(table: measure_tables.RayMonotoneTable) -> Measure:
-    from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource, pair_from_file
+    from congested.measures.ray_file import pair_from_file
+    from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
     from congested.measures.uniform import UniformBox
 
     if isinstance(table.pair, str):
         pair = pair_from_file(table.pair)
+        if pair.dimension not in (2, 3):  # a pair has any dimension, a mesh has not
+            raise InputError(
+                f"centers: found {pair.dimension} coordinates; allowed: 2 or 3", file=table.pair
+            )
     else:
         entries = table.pair
         pair = RayMonotonePair(

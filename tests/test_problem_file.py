@@ -256,6 +256,19 @@ def test_broken_pair_file(tmp_path: Path) -> None:
     assert message.startswith(f"source.pair: {tmp_path / 'pair.json'}: found ")
 
 
+def test_a_pair_without_a_mesh_of_its_dimension_is_refused(tmp_path: Path) -> None:
+    """Pairs exist in any dimension, problem files in two."""
+    pair = {"half_width": 1.0, "power": 4, "centers": [[0.1] * 5], "biases": [0.0]}
+    (tmp_path / "pair.json").write_text(json.dumps(pair), encoding="utf-8")
+    box = 'kind = "box"\nlower = [-1, -1]\nupper = [1, 1]'
+    body = 'kind = "ray-monotone"\npair = "pair.json"\n'
+    message = message_of(write_problem(tmp_path, domain=box, source=body, target=PAIR))
+    expected = (
+        f"source.pair: {tmp_path / 'pair.json'}: centers: found 5 coordinates; allowed: 2 or 3"
+    )
+    assert message == expected
+
+
 def test_ray_monotone_pair(tmp_path: Path) -> None:
     """A pair is inline or a file, and the role is by default that of the table."""
     box = 'kind = "box"\nlower = [-1, -1]\nupper = [1, 1]'

@@ -1,4 +1,4 @@
-"""The README's Python example runs as it stands, and its problem file is a valid one."""
+"""The README's Python examples run as they stand, and its problem file is a valid one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_python_example_runs(
 ) -> None:
     shutil.copytree(ROOT / "scripts" / "problems", tmp_path / "scripts" / "problems")
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     lower, upper, loss = (float(word) for word in capsys.readouterr().out.split()[:3])
     # The cost of the two Gaussians is 0.47822 (a conic solver's value on fine meshes).
@@ -31,6 +31,16 @@ def test_python_example_runs(
     assert lower - 1e-4 < 0.47822 < upper + 1e-4
     assert loss > upper
     assert ct.read_result(tmp_path / "results" / "two_gaussians")["status"] == "converged"
+
+
+def test_python_example_of_a_pair_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    _, example = blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert capsys.readouterr().out.count("Estimate(") == 4
+    metrics = names["metrics"]
+    assert isinstance(metrics, ct.PairMetrics)
+    assert metrics.cosine.value == pytest.approx(1.0, abs=1e-6)
 
 
 def test_problem_file_of_the_readme_is_valid(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from congested.measures.base import Measure
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
 from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
+from congested.measures.sampling import scrambled_sobol
 from congested.measures.uniform import UniformBox
 from congested.weights.base import REPLICATES, CellWeight, summed
 from congested.weights.gaussian import closed_form_weight, is_single_gaussian
@@ -51,7 +52,6 @@ from congested.weights.segments import (
     default_samples,
     in_hilbert_order,
     mean_of_replicates,
-    scrambled_sobol,
     segments_weight,
     warn_of_error,
 )

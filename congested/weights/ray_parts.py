@@ -13,7 +13,8 @@ from congested.measures.base import Measure
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
 from congested.measures.radial import ball_volume
-from congested.measures.ray_monotone import Funnels, RayMonotonePair, RayMonotoneSource
+from congested.measures.ray_funnels import Funnels
+from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
 from congested.measures.uniform import UniformBall, UniformBox
 from congested.weights.ray_density import ATOMS, FUNNELS, PAIRS, FunnelTables, RayTables
 from congested.weights.ray_moments import (

@@ -18,13 +18,12 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import __version__ as scipy_version
-from scipy.stats import qmc
 
 from congested.cell_search import CellBins
 from congested.geometry import Cells, FloatArray
 from congested.measures.base import Measure
 from congested.measures.points import Points
+from congested.measures.sampling import scrambled_sobol
 from congested.space_curve import hilbert_order
 from congested.weights.base import REPLICATES, CellWeight, standard_errors, summed
 
@@ -38,9 +37,6 @@ _FEWEST_SAMPLES, _MOST_SAMPLES = 1 << 17, 1 << 20
 MOST_SAMPLES_FOR_TOLERANCE = 1 << 25
 # Segments shared out at a time.
 CHUNK = 1 << 17
-
-# version difference: SciPy renamed the argument in 1.15 and will drop the old name.
-_SEED = "rng" if tuple(int(part) for part in scipy_version.split(".")[:2]) >= (1, 15) else "seed"
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +119,6 @@ class IndependentEnds:
         """Map numbers (m, sample_dimension) in [0, 1) to starts and ends (m, d), row by row."""
         split = self.source.sample_dimension
         return self.source.sample(uniforms[:, :split]), self.target.sample(uniforms[:, split:])
-
-
-def scrambled_sobol(dimension: int, key: tuple[int, ...]) -> qmc.Sobol:
-    """Return a Sobol sequence with the scrambling that belongs to a key."""
-    return qmc.Sobol(dimension, scramble=True, **{_SEED: np.random.default_rng(key)})
 
 
 @dataclass

@@ -126,3 +126,19 @@ def test_published_distance_is_approached(published_pair: list[Solution]) -> Non
     assert lower[-1] > 0.79
     assert 0.81 < upper[-1] < 0.82134
     assert published_pair[-1].bounds.relative_gap < 0.03
+
+
+def test_distance_of_the_pair_in_space_is_bracketed() -> None:
+    problem = Problem.from_file(PROBLEMS / "ray_monotone_d3_n4.toml")
+    source = problem.source
+    assert isinstance(source, RayMonotoneSource)
+    distance = source.pair.wasserstein1(1e-9)
+    assert distance == pytest.approx(1.223945, abs=5e-7)
+    assert isinstance(problem.domain, Box)
+    domain = dataclasses.replace(problem.domain, cells=4)
+    problem = dataclasses.replace(problem, domain=domain, strength=math.inf)
+    (solution,) = solve_on_levels(problem, 1, relative_gap=1e-1)
+    lower, upper = widened_bounds(solution)
+    assert lower <= distance <= upper
+    assert solution.bounds.upper == pytest.approx(distance, rel=0.05)
+    assert solution.bounds.relative_gap < 0.35

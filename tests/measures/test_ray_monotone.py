@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 
@@ -10,14 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from congested.errors import InputError
 from congested.geometry import split_simplices
 from congested.measures.points import Points
-from congested.measures.ray_monotone import (
-    RayMonotonePair,
-    RayMonotoneSource,
-    pair_from_file,
-)
+from congested.measures.ray_monotone import RayMonotonePair, RayMonotoneSource
 from congested.quadrature import integrate_over_simplices
 
 PROBLEM = Path(__file__).parents[2] / "scripts" / "problems" / "ray_monotone_d2_n4.toml"
@@ -92,7 +86,7 @@ def test_power_one_moves_nothing(published):
 def test_rays_end_at_the_box_or_at_another_funnel(name, request):
     pair = request.getfixturevalue(name)
     points = box_points(pair, 2**12)
-    chosen, distance, direction, inverse = pair._rays(points)
+    chosen, distance, direction, inverse = pair.funnels.rays(points)
     tips = pair.funnels.centers[chosen]
     assert (distance * inverse <= 1 + 1e-12).all()
     ends = tips + direction / inverse[:, None]
@@ -209,60 +203,3 @@ def test_tips_have_infinite_density_and_the_outside_none(published):
     assert np.isinf(published.source_density(published.centers)).all()
     np.testing.assert_array_equal(published.source_density(np.array([[2.6, 0.0]])), 0.0)
     np.testing.assert_allclose(published.transport(published.centers), published.centers)
-
-
-def test_pair_is_read_from_json(tmp_path, published):
-    path = tmp_path / "pair.json"
-    table = {
-        "half_width": 2.5,
-        "power": 8,
-        "centers": published.centers.tolist(),
-        "biases": published.biases.tolist(),
-    }
-    path.write_text(json.dumps(table))
-    read = pair_from_file(path)
-    np.testing.assert_array_equal(read.centers, published.centers)
-    assert read.wasserstein1() == published.wasserstein1()
-
-
-GOOD = {"half_width": 1.0, "power": 8, "centers": [[0.0, 0.0], [0.5, 0.5]], "biases": [0.0, 0.0]}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"half_width": 0}, "half_width: found 0"),
-        ({"half_width": "1"}, "half_width: found '1'"),
-        ({"power": 0.5}, "power: found 0.5; allowed: a number >= 1"),
-        ({"power": None}, "power: found None"),
-        ({"centers": [[0.0, 0.0], [1.0, 0.5]]}, r"centers: found \[1.0, 0.5\]; .*strictly inside"),
-        ({"centers": [[0.0], [0.5]]}, "centers: found 1 coordinates"),
-        ({"centers": []}, "centers: "),
-        ({"biases": [0.0]}, "biases: .*2 numbers"),
-        ({"biases": [0.0, float("nan")]}, "biases: .*not finite"),
-        ({"bias": 1.0}, "bias: found an unknown key; allowed: half_width, power"),
-    ],
-)
-def test_each_mistake_of_a_file_is_named(tmp_path, change, message):
-    path = tmp_path / "pair.json"
-    path.write_text(json.dumps(GOOD | change))
-    with pytest.raises(InputError, match=message) as error:
-        pair_from_file(path)
-    assert str(error.value).startswith(str(path))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "no JSON"),
-        ("[1]", "no table"),
-        ('{"power": 8, "centers": [[0, 0]], "biases": [0]}', "half_width: found no such key"),
-        (None, "no such file"),
-    ],
-)
-def test_files_that_hold_no_pair_are_named(tmp_path, text, message):
-    path = tmp_path / "pair.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        pair_from_file(path)

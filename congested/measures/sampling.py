@@ -1,0 +1,43 @@
+"""Quasi-random points, and means of samples with their standard errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import __version__ as scipy_version
+from scipy.stats import qmc
+
+from congested.geometry import FloatArray
+
+# version difference: SciPy renamed the argument in 1.15 and will drop the old name.
+_SEED = "rng" if tuple(int(part) for part in scipy_version.split(".")[:2]) >= (1, 15) else "seed"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of samples.
+
+    Attributes
+    ----------
+    value
+        The mean.
+    standard_error
+        Its standard error; infinite where one sample cannot show it.
+    """
+
+    value: float
+    standard_error: float
+
+
+def estimate_mean(samples: FloatArray) -> Estimate:
+    """Return the mean of independent samples (m,), m ≥ 1."""
+    number = len(samples)
+    error = float(np.std(samples, ddof=1)) / math.sqrt(number) if number > 1 else math.inf
+    return Estimate(float(np.mean(samples)), error)
+
+
+def scrambled_sobol(dimension: int, key: tuple[int, ...]) -> qmc.Sobol:
+    """Return a Sobol sequence with the scrambling that belongs to a key."""
+    return qmc.Sobol(dimension, scramble=True, **{_SEED: np.random.default_rng(key)})
