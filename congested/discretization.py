@@ -244,17 +244,15 @@ class StiffnessSystem:
         """Assemble the matrix from K (n, q, d, d), zero in inactive cells (collective)."""
         self._stiffness.x.array[:] = stiffness.ravel()
         self.matrix.zeroEntries()
-        fem_petsc.assemble_matrix(self.matrix, self._matrix_form)
+        fem_petsc.assemble_matrix(self.matrix, self._matrix_form, self._fixed)
         self.matrix.assemble()
+
+    @cached_property
+    def _fixed(self) -> Any:
+        """Zero at what is not free: a one on the diagonal decouples it, and no row is empty."""
         space = self.potential_space
-        owned = space.space.dofmap.index_map.size_local
-        fixed = ~space.free[:owned]
-        if space.mesh.comm.allreduce(bool(fixed.any()), op=MPI.LOR):
-            # Rows of dofs between inactive cells are empty: a one on the diagonal decouples them.
-            diagonal = self.matrix.getDiagonal()
-            diagonal.array[fixed] = 1.0
-            self.matrix.setDiagonal(diagonal)
-            diagonal.destroy()
+        dofs = np.flatnonzero(~space.free).astype(np.int32)
+        return [fem.dirichletbc(np.array(0.0), dofs, space.space)]
 
     def assemble_right_hand_side(self, residual: FloatArray, load: FloatArray) -> None:
         """Assemble the right-hand side from r (n, q, d) and f (n,) (collective)."""
