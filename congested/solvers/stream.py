@@ -43,8 +43,9 @@ from congested.solvers.newton import Newton
 STREAM = "stream"
 # Steps converge like Newton's: a rough solve costs the square of its error.
 _LINEAR_TOLERANCE = 1e-5
-# β falls by that factor with each full step.
-_REDUCTION = 0.2
+# β |Ω| may be so many times what may be left of the cost, and falls by that factor at least with
+# each full step.
+_SMOOTHING_SHARE, _REDUCTION = 10.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -193,11 +194,17 @@ def solve_stream(
             gap = abs(smoothed[0] - smoothed[-1] + 0.5 * length * slope)
             linear_iterations = statistics.iterations - before
             stop = monitor(Step(iteration, cost, gap, linear_iterations, smoothing, length))
-            converged = bool(length == 1.0 and gap <= tolerance(first_cost - cost))
+            allowed = tolerance(first_cost - cost)
+            # The smoothing changes the minimum by far less than β |Ω| where most cells carry flux.
+            fine_enough = smoothing * points.measure <= _SMOOTHING_SHARE * allowed
+            converged = bool(length == 1.0 and fine_enough and gap <= allowed)
             if converged or stop:
                 break
             if length == 1.0:
-                smoothing *= _REDUCTION
+                wanted = min(
+                    _REDUCTION * smoothing, 0.5 * _SMOOTHING_SHARE * allowed / points.measure
+                )
+                smoothing = max(wanted, options.smoothing_reduction * smoothing)
                 compliance = points.compliance(smoothing)
     finally:
         solver.destroy()
