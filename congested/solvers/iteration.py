@@ -61,6 +61,7 @@ class Step:
     """What one step reports: cost ∫H(w), discrete gap and CG steps.
 
     Newton's method adds β and the step length, the augmented Lagrangian r and its two residuals.
+    Stream functions have no dual; in place of a gap is what a step predicted wrongly.
     """
 
     iteration: int
