@@ -324,17 +324,19 @@ def draw(rows: dict[str, dict[str, Any]], result: dict[str, Any], path: Path) ->
     left, right = figure.subplots(1, 2)
     for place, (name, row) in enumerate(rows.items()):
         one = row["congested"]
-        # Above and below in turns, as neighbours are often close.
-        shift = (6, 5) if place % 2 else (6, -10)
+        # Right below and left above in turns, as neighbours are often close.
+        shift, side = ((-6, 5), "right") if place % 2 else ((6, -10), "left")
         to_both = row["wasserstein"]["gradient_l2"].value, one["gradient_l2"]["weight"]
         left.plot(*to_both, "o", color="#c03030" if "-gp" in name or "-lp" in name else "#405070")
-        left.annotate(name, to_both, xytext=shift, textcoords="offset points", size=8)
+        left.annotate(name, to_both, xytext=shift, textcoords="offset points", ha=side, size=8)
         cost = row["metrics"]["cost"]["exact"].value
         norm = one["mean_gradient_norm"]["critic"]["weight"]
         right.plot(
             norm, cost, "o", color="#c03030" if "-gp" in name or "-lp" in name else "#405070"
         )
-        right.annotate(name, (norm, cost), xytext=shift, textcoords="offset points", size=8)
+        right.annotate(
+            name, (norm, cost), xytext=shift, textcoords="offset points", ha=side, size=8
+        )
     low, high = 0.015, 1.5
     left.plot([low, high], [low, high], color="0.6", linewidth=0.8)
     left.set(
