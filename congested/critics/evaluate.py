@@ -31,9 +31,8 @@ from congested.recovery import best_factor
 
 # What value and penalty of a critic that is not piecewise affine may be wrong by, over the cost.
 _TOLERANCE = 1e-4
-# Pieces that are found at most, some minutes' work, and in memory at a time.
+# Pieces that are found at most: some minutes' work.
 _MOST_PIECES = 6_000_000
-_PIECES_AT_A_TIME = 60_000
 # A slope above one by less than this is one: no critic has its slope to the last digit.
 _STEEP = 1e-9
 
@@ -187,12 +186,12 @@ def evaluate(
     comm = reference.comm
     number = comm.allreduce(len(reference.simplices))
     tolerance = _TOLERANCE * abs(reference.bounds.upper) / number
-    network, cells = _network_to_cut(reference, critic, number) if exact else (None, 0)
+    network = _network_to_cut(reference, critic, number) if exact else None
     tried = _guessed_sign(reference, critic) if sign is None else sign
     for _ in range(2):
         integrals = run_collectively(
             comm,
-            partial(integrate, reference, Affine(critic, float(tried)), tolerance, network, cells),
+            partial(integrate, reference, Affine(critic, float(tried)), tolerance, network),
         )
         load = (reference.source - reference.target) * integrals.column("value")
         critic_loss = reference.total(load)
@@ -202,22 +201,19 @@ def evaluate(
     return _evaluation(reference, integrals, tried, critic_loss)
 
 
-def _network_to_cut(
-    reference: Reference, critic: Critic, number: int
-) -> tuple[Network | None, int]:
-    """Return the network whose pieces shall be found, and in how many cells at a time (collective).
+def _network_to_cut(reference: Reference, critic: Critic, number: int) -> Network | None:
+    """Return the network whose pieces shall be found (collective).
 
     None for critics that are not piecewise affine or have too many pieces: a network that sorts
-    layers of 128 has thousands in a small cell.
+    layers of 128 has thousands in a small cell, one in space millions in a large one.
     """
     if not isinstance(critic, Network) or not critic.piecewise_affine:
-        return None, 0
-    some = run_collectively(reference.comm, partial(pieces_per_cell, reference, critic))
+        return None
+    most = _MOST_PIECES / number
+    some = run_collectively(reference.comm, partial(pieces_per_cell, reference, critic, most))
     share = len(reference.simplices) / number
-    pieces = max(float(reference.comm.allreduce(share * some, op=MPI.SUM)), 1.0)
-    if pieces * number > _MOST_PIECES:
-        return None, 0
-    return critic, max(int(_PIECES_AT_A_TIME / pieces), 1)
+    pieces = float(reference.comm.allreduce(share * some, op=MPI.SUM))
+    return critic if pieces <= most else None
 
 
 def _guessed_sign(reference: Reference, critic: Critic) -> int:
@@ -256,7 +252,9 @@ def _evaluation(
     dual_value = critic_loss - penalty
     lower, upper = reference.bounds.lower, reference.bounds.upper
     suboptimality = (max(0.0, lower - dual_value - error), upper - dual_value + error)
-    factor, factor_dual_value = _best_multiple(reference, integrals, critic_loss, largest)
+    # A critic loss within its error is none, and no reason to multiply.
+    certain = critic_loss if critic_loss > error else 0.0
+    factor, factor_dual_value = _best_multiple(reference, integrals, certain, largest)
 
     flux_length = reference.volume * np.linalg.norm(reference.momentum.mean(axis=1), axis=1)
     divided = {
@@ -317,13 +315,17 @@ def _best_multiple(
     reference: Reference, integrals: CellIntegrals, critic_loss: float, largest: float
 ) -> tuple[float, float]:
     """Return the best multiple of the critic and its dual value (collective)."""
+    if largest == 0.0 or critic_loss <= 0.0:
+        return 0.0, 0.0
     if math.isinf(reference.strength):
-        factor = 1.0 / largest if largest > 0.0 and critic_loss > 0.0 else 0.0
-        return factor, factor * critic_loss
-    lengths, stiffness = integrals.lengths, integrals.stiffness
-    factor = best_factor(reference.comm, lengths, stiffness, critic_loss)
+        return 1.0 / largest, critic_loss / largest
+    # Slopes of the size of one, whatever the critic's units.
+    lengths = np.asarray(integrals.lengths / largest)
+    loss = critic_loss / largest
+    factor = best_factor(reference.comm, lengths, integrals.stiffness, loss)
     excess = np.maximum(factor * lengths - 1.0, 0.0)
-    return factor, factor * critic_loss - reference.total(0.5 * stiffness * excess**2)
+    value = factor * loss - reference.total(0.5 * integrals.stiffness * excess**2)
+    return factor / largest, value
 
 
 def _indicator(reference: Reference, integrals: CellIntegrals) -> FloatArray:

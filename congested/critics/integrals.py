@@ -7,6 +7,7 @@ exactly by both; other critics have their cells cut where the rules differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ class CellIntegrals:
         Integrals (n, 9 + d) by the two rules, in the order of `QUANTITIES`, then ∫ of the critic's
         momentum.
     lengths, stiffness
-        |∇f| at all points (k,), and the capacity times the volume there.
+        |∇f| at all points (k,), and the capacity times the volume there (0 for W₁).
     pieces
         Number of pieces.
     exact
@@ -93,17 +94,25 @@ class _Batch:
     weights: tuple[FloatArray, FloatArray]
 
 
-def pieces_per_cell(reference: Reference, network: Network) -> float:
-    """Return about how many pieces a network has in a cell, from some of this rank's cells."""
+def pieces_per_cell(reference: Reference, network: Network, most: float) -> float:
+    """Return about how many pieces a network has in a cell, from some of this rank's cells.
+
+    Infinite as soon as these have `most` on average.
+    """
     number = len(reference.simplices)
     if number == 0:
         return 0.0
     some = np.unique(np.linspace(0, number - 1, _PROBED).astype(int))
-    return len(affine_pieces(network, reference.simplices[some]).owner) / len(some)
+    count = 0
+    for pieces in affine_pieces(network, reference.simplices[some]):
+        count += len(pieces.owner)
+        if count > most * len(some):
+            return math.inf
+    return count / len(some)
 
 
 def integrate(
-    reference: Reference, critic: Critic, tolerance: float, network: Network | None, cells: int
+    reference: Reference, critic: Critic, tolerance: float, network: Network | None
 ) -> CellIntegrals:
     """Integrate a critic over this rank's cells (not collective).
 
@@ -119,15 +128,13 @@ def integrate(
     network
         The piecewise affine network that the critic is a multiple of, if its pieces are to be
         found; else None.
-    cells
-        Number of cells that are cut into pieces at a time.
     """
     number, columns = len(reference.simplices), len(QUANTITIES) + reference.dimension
     fine, coarse = np.zeros((number, columns)), np.zeros((number, columns))
     lengths, stiffness = [np.zeros(0)], [np.zeros(0)]
     count = 0
     if network is not None:
-        batches = _affine_batches(reference, critic, network, cells)
+        batches = _affine_batches(reference, critic, network)
     else:
         batches = _adaptive_batches(reference, critic, tolerance)
     for batch in batches:
@@ -140,7 +147,7 @@ def integrate(
             (fine, values[:, split:], batch.weights[1]),
         ):
             sums = volume[:, None] * np.einsum("kqc,q->kc", part, weights)
-            first = int(owner.min(initial=0))
+            first = int(owner.min()) if len(owner) else 0
             for column in range(columns):
                 added = np.bincount(owner - first, sums[:, column])
                 target[first : first + len(added), column] += added
@@ -149,7 +156,7 @@ def integrate(
         share = volume[:, None] * (np.ones(1) if norm.shape[1] == 1 else batch.weights[1])
         norm = norm if norm.shape[1] == 1 else norm[:, split:]
         lengths.append(norm.ravel())
-        stiffness.append((reference.capacity[owner, None] * share).ravel())
+        stiffness.append((_finite_capacity(reference)[owner, None] * share).ravel())
         count += len(owner)
     return CellIntegrals(
         fine, coarse, np.concatenate(lengths), np.concatenate(stiffness), count, network is not None
@@ -168,21 +175,16 @@ def _rules(dimension: int, degrees: tuple[int, int]) -> tuple[FloatArray, tuple[
     return np.concatenate([rule[0] for rule in rules]), tuple(rule[1] for rule in rules)
 
 
-def _affine_batches(
-    reference: Reference, critic: Critic, network: Network, cells: int
-) -> Iterator[_Batch]:
+def _affine_batches(reference: Reference, critic: Critic, network: Network) -> Iterator[_Batch]:
     points, weights = _rules(reference.dimension, _AFFINE_RULES)
-    for start in range(0, len(reference.simplices), cells):
-        simplices = reference.simplices[start : start + cells]
-        found = affine_pieces(network, simplices)
+    for found in affine_pieces(network, reference.simplices):
         for first in range(0, len(found.owner), _PIECES):
             some = slice(first, first + _PIECES)
-            shares, owner = found.shares[some], found.owner[some]
-            vertices = np.matmul(shares, simplices[owner])
+            pieces = Pieces(found.shares[some], found.owner[some])
+            vertices = np.matmul(pieces.shares, reference.simplices[pieces.owner])
             flat = vertices.reshape(-1, reference.dimension)
             value = critic.value(flat).reshape(vertices.shape[:2]) @ points.T
             gradient = critic.gradient(vertices.mean(axis=1))[:, None]
-            pieces = Pieces(shares, owner + start)
             yield _Batch(pieces, value, gradient, points, (weights[0], weights[1]))
 
 
