@@ -38,6 +38,7 @@ _NESTED = (
     "model",
     "discriminator",
 )
+_NO_DIMENSION = "found no dimension, and no matrix as first parameter"
 _DESCRIPTION = ("activation", "slope", "group_size")
 
 
@@ -139,8 +140,7 @@ def critic_from_module(module: torch.nn.Module, dimension: int | None = None) ->
     if dimension is None:
         dimension = _own_dimension(module)
     if dimension is None:
-        found = "found no dimension, and no matrix as first parameter"
-        raise InputError(f"{found}; allowed: an integer", key="dimension")
+        raise InputError(f"{_NO_DIMENSION}; allowed: an integer", key="dimension")
     return ModuleCritic(dimension, copied)
 
 
@@ -290,7 +290,9 @@ def _read_torchscript(path: Path, given: Mapping[str, Any], dimension: int | Non
     except (RuntimeError, ValueError) as error:
         raise InputError(f"found no readable TorchScript: {_first_line(error)}") from error
     own = _own_dimension(module)
-    return critic_from_module(module, dimension if own is None else own)
+    if own is None and dimension is None:
+        raise InputError(f"{_NO_DIMENSION}; allowed: an integer", key="dimension")
+    return ModuleCritic(own or dimension or 0, module.double().eval())
 
 
 _DIGITS = re.compile(r"(\d+)")
@@ -302,20 +304,20 @@ def _in_order(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If layers of one shape have names without numbers: nobody knows which comes first.
+        If layers of one shape differ by more than a number: nobody knows which comes first.
     """
-    shapes: dict[tuple[Any, ...], str] = {}
+    alike: dict[tuple[Any, ...], str] = {}
     for name, array in state.items():
-        pattern = (_DIGITS.sub("", name.rpartition(".")[2]), np.shape(array))
-        if np.ndim(array) < 2 or _DIGITS.search(name):
+        if np.ndim(array) < 2:
             continue
-        if pattern in shapes:
+        layer, _, part = name.rpartition(".")
+        first = alike.setdefault((part, np.shape(array)), name)
+        if _DIGITS.sub("", layer) != _DIGITS.sub("", first.rpartition(".")[0]):
             raise InputError(
-                f'found layers of one shape, "{shapes[pattern]}" and "{name}", whose order this '
-                "file does not tell; allowed: names with numbers, or another format",
+                f'found layers of one shape, "{first}" and "{name}", whose order this file does '
+                "not tell; allowed: names that differ by a number, or another format",
                 key="state",
             )
-        shapes[pattern] = name
 
     def number(name: str) -> list[tuple[int, int, str]]:
         parts = _DIGITS.split(name)
@@ -340,9 +342,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"found no readable arrays: {_first_line(error)}") from error
 
 
