@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def compare(
     InputError
         If a critic is none of the solution's dimension; the text names it.
     """
-    reference = solution if isinstance(solution, Reference) else _reference_of(solution)
+    reference = solution if isinstance(solution, Reference) else reference_of(solution)
     named = critics if isinstance(critics, Mapping) else {"critic": critics}
     reports = []
     for name, critic in named.items():
@@ -196,7 +197,14 @@ def architecture(critic: Critic) -> str:
     return type(critic).__name__ if text.startswith(("<", type(critic).__name__)) else text
 
 
-def _reference_of(solution: Solution) -> Reference:
+def reference_of(solution: Solution) -> Reference:
+    """Return a solution as critics see it (collective).
+
+    Parameters
+    ----------
+    solution
+        A solution, on the ranks that share its mesh.
+    """
     mesh = solution.mesh
     arrays = gather_arrays(mesh, solution.fields, cells_of_mesh(mesh).volume)
     return reference_from_arrays(arrays, mesh.comm.bcast(solution.result()), mesh.comm)
@@ -206,7 +214,8 @@ def critic_result(report: CriticReport, reference: Reference) -> dict[str, Any]:
     """Return the part of ``compare.json`` about one critic."""
     one = report.evaluation
     lower, upper = one.suboptimality
-    scale = max(abs(reference.bounds.lower), abs(reference.bounds.upper), 1e-300)
+    # Nothing is relative to a cost of zero.
+    scale = max(abs(reference.bounds.lower), abs(reference.bounds.upper)) or math.nan
     scaled = one.factor_dual_value
     return {
         "architecture": report.architecture,
@@ -223,9 +232,10 @@ def critic_result(report: CriticReport, reference: Reference) -> dict[str, Any]:
         "best_multiple": {
             "factor": one.factor,
             "dual_value": scaled,
+            "dual_value_error": one.factor_error,
             "suboptimality": {
-                "lower": max(0.0, reference.bounds.lower - scaled - one.error),
-                "upper": reference.bounds.upper - scaled + one.error,
+                "lower": max(0.0, reference.bounds.lower - scaled - one.factor_error),
+                "upper": reference.bounds.upper - scaled + one.factor_error,
             },
         },
         "cosine": _mean(one.cosine),

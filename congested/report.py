@@ -156,7 +156,9 @@ def compare_table(result: Mapping[str, Any], directory: Path) -> Table:
 
 def _percents(interval: Mapping[str, float]) -> str:
     lower, upper = 100.0 * interval["lower"], 100.0 * interval["upper"]
-    return f"{lower:.3g}..{upper:.3g}" if math.isfinite(upper) else "inf"
+    if not math.isfinite(upper):
+        return "-" if math.isnan(upper) else "inf"
+    return f"{lower:.3g}..{upper:.3g}"
 
 
 def _solution_norm(result: Mapping[str, Any]) -> str:

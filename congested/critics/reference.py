@@ -218,4 +218,7 @@ def _cell_data_bounds(reference: Reference) -> Bounds:
     )
     lower = reference.total(integrals.critic_loss) - reference.total(integrals.penalty)
     upper = reference.total(integrals.transport_cost)
-    return Bounds(lower, upper, "cell-data", reference.result["bounds"].get("data_error"))
+    stated = reference.result["bounds"]
+    # Bounds for the original densities have no error of the data, and do not tell that of these.
+    data_error = stated.get("data_error") if stated["scope"] == "cell-data" else None
+    return Bounds(lower, upper, "cell-data", data_error)
