@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ from mpi4py import MPI
 
 import congested as ct
 from congested.certificate import gradient_at_vertices
-from congested.compare import reference_of
+from congested.comparison import reference_of
 from congested.critics.network import FunctionCritic
 from congested.critics.reference import Reference
 from congested.geometry import EDGES, FloatArray, barycentric_gradients
@@ -60,6 +61,7 @@ def solution(name: str) -> ct.Solution:
             raise ValueError(name)
     if math.isinf(strength):
         problem = ct.Problem(SQUARE, source, target, strength=strength, title="W1")
+    problem = replace(problem, output=ct.OutputOptions(overview=False))
     return ct.solve(problem, comm=MPI.COMM_SELF, refine="none", **settings)
 
 

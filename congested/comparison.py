@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,12 @@ from congested.critics.reference import Reference, reference_from_arrays
 from congested.errors import CongestedError, InputError
 from congested.geometry import cells_of_mesh
 from congested.io.arrays import ResultArrays, gather_arrays
-from congested.io.files import on_root, partial_name, write_text
-from congested.io.result import json_text
+from congested.io.files import on_root, write_text
+from congested.io.result import COMPARISON, json_text, remove_comparison
 
 if TYPE_CHECKING:
     from congested.solution import Solution
 
-RESULT = "compare.json"
 SCHEMA = 1
 
 #: Draws a critic beside a solution: (arrays, report of the critic, evaluation, path).
@@ -90,7 +90,8 @@ class Comparison:
         Parameters
         ----------
         directory
-            Made if it does not exist; an earlier comparison in it is replaced.
+            Made if it does not exist; an earlier comparison in it is replaced, with the pictures
+            that its compare.json names.
         draw
             Draws ``compare_NAME.png``; None: no pictures.
 
@@ -108,17 +109,17 @@ class Comparison:
         """
         directory = Path(directory)
         content = self.result()
+        pictures = picture_names([one.name for one in self.critics])
+        for name, critic in content["critics"].items():
+            critic["picture"] = None if draw is None else pictures[name]
 
         def write() -> str:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / RESULT).unlink(missing_ok=True)
-            for old in directory.glob("compare_*.png"):
-                old.unlink()
-            partial_name(directory / RESULT).unlink(missing_ok=True)
+            remove_comparison(directory)
             failures = ""
             if draw is not None and self.reference.arrays is not None:
                 for one in self.critics:
-                    picture = directory / picture_name(one.name)
+                    picture = directory / pictures[one.name]
                     try:
                         draw(
                             self.reference.arrays,
@@ -128,7 +129,7 @@ class Comparison:
                         )
                     except Exception as error:  # raised below, when the numbers are safe
                         failures = failures or f"{picture.name}: {error}"
-            write_text(directory / RESULT, json_text(content))
+            write_text(directory / COMPARISON, json_text(content))
             return failures
 
         failures = on_root(self.reference.comm, write)
@@ -138,9 +139,18 @@ class Comparison:
         return directory
 
 
-def picture_name(name: str) -> str:
-    """Return the name of a critic's picture."""
-    return f"compare_{Path(name).stem}.png"
+def picture_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the file names of critics' pictures, each another: compare_NAME.png."""
+    short = {name: Path(name).stem for name in names}
+    result: dict[str, str] = {}
+    for name in names:
+        # Two with one stem keep their endings and folders.
+        alone = list(short.values()).count(short[name]) == 1
+        text = short[name] if alone else re.sub(r"[/\\]+", "_", name.strip("./"))
+        while f"compare_{text}.png" in result.values():
+            text += "_"
+        result[name] = f"compare_{text}.png"
+    return result
 
 
 def compare(
