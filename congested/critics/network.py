@@ -12,12 +12,14 @@ import dataclasses
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from congested.errors import InputError
-from congested.geometry import BoolArray, FloatArray
+
+if TYPE_CHECKING:  # the command line names activations before it imports MPI
+    from congested.geometry import BoolArray, FloatArray
 
 #: Points that are evaluated at a time: a layer of 128 then stays in the cache (twice as fast).
 POINTS_PER_CALL = 1 << 12

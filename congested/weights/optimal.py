@@ -105,7 +105,7 @@ def optimal_weight(
                 f"number, for plans of samples (exact plans up to {LARGEST_PLAN} pairs of points)",
                 key="weight.samples",
             )
-    pair = _ray_monotone_pair(source, target)
+    pair = ray_monotone_pair(source, target)
     if pair is not None and weight.order == 1:
         return segments_weight(
             RayEnds(pair),
@@ -163,7 +163,7 @@ class RayEnds:
         return self.pair.transport(ends), ends
 
 
-def _ray_monotone_pair(source: Measure, target: Measure) -> RayMonotonePair | None:
+def ray_monotone_pair(source: Measure, target: Measure) -> RayMonotonePair | None:
     """Return the pair that two measures make, in whichever order; None if they make none."""
     for first, second in ((source, target), (target, source)):
         if isinstance(first, RayMonotoneSource) and isinstance(second, UniformBox):
