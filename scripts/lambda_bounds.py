@@ -202,6 +202,8 @@ class Envelope:
         s = 0.25 / strength
         value = self.value(s)
         places, lows = self.grid
+        if not places[1] < s < places[-1]:
+            raise ValueError(f"λ = {strength:g} is too far from those that were solved for")
         near, far = places < s * (1.0 - 1e-9), places > s * (1.0 + 1e-9)
         before, after = places[near], places[far]
         # g'(s) is at most the slope of the chord from before, and at least that to behind.

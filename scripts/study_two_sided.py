@@ -161,7 +161,12 @@ def critic_row(
 
 
 def critics(
-    problem: ct.Problem, widths: Sequence[int], effort: Effort, published: bool, progress: Console
+    problem: ct.Problem,
+    widths: Sequence[int],
+    effort: Effort,
+    seed: int,
+    published: bool,
+    progress: Console,
 ) -> Iterator[tuple[str, str, int, ct.Network]]:
     """Yield name, method and width of trained critics, or of the published ones."""
     if published:
@@ -179,7 +184,7 @@ def critics(
         for method in METHODS:
             progress.print(f"training {method}, width {width} …")
             own = dataclasses.replace(effort, width=width, learning_rate=rate)
-            network = train_critic(samplers, method, problem.strength, own)
+            network = train_critic(samplers, method, problem.strength, own, seed)
             yield f"{method}, width {width}", method, width, network
 
 
@@ -196,7 +201,8 @@ def main(argv: Sequence[str] | None = None) -> Study:
     )
     parser.add_argument("--meshes", nargs="+", type=int, default=list(MESHES), help="squares")
     parser.add_argument("--widths", nargs="*", type=int, default=list(WIDTHS), help="of critics")
-    parser.add_argument("--steps", type=int, default=Effort.steps, help="of each training")
+    parser.add_argument("--steps", type=int, default=3000, help="of each training")
+    parser.add_argument("--seed", type=int, default=0, help="of each training")
     parser.add_argument("--relative-gap", type=float, default=1e-3, help="goal on each mesh")
     parser.add_argument("--quick", action="store_true", help="coarse, one width, hardly trained")
     arguments = parser.parse_args(argv)
@@ -228,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> Study:
         Map("two-sided, P1", np.linalg.norm(maximum, axis=1)),
     ]
     for name, method, width, network in critics(
-        problem, widths, effort, arguments.published, progress
+        problem, widths, effort, arguments.seed, arguments.published, progress
     ):
         row_of, picture = critic_row(name, method, width, reference, network, still)
         found.append(row_of)
