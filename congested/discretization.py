@@ -22,14 +22,48 @@ from dolfinx.mesh import Mesh
 from mpi4py import MPI
 
 from congested.compatibility import expression, owned_range, tabulate_gradients
+from congested.compiled import compiler
 from congested.geometry import BoolArray, Cells, FloatArray
 from congested.parts import Parts
+
+compiled = compiler(__file__)
 
 CROUZEIX_RAVIART = "crouzeix-raviart"
 LAGRANGE_1 = "p1"
 LAGRANGE_2 = "p2"
 
 _ELEMENTS = {CROUZEIX_RAVIART: ("CR", 1), LAGRANGE_1: ("Lagrange", 1), LAGRANGE_2: ("Lagrange", 2)}
+
+
+@compiled
+def _joined(dofmap: npt.NDArray[np.int32], number: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the part (number,) of each dof, dofs of a cell being in one part, and how many."""
+    # Each dof points to one of its part, the last one to itself.
+    parent = np.arange(number)
+    for i in range(dofmap.shape[0]):
+        first = -1
+        for j in range(dofmap.shape[1]):
+            dof = int(dofmap[i, j])
+            while parent[dof] != dof:
+                parent[dof] = parent[parent[dof]]
+                dof = parent[dof]
+            if j == 0:
+                first = dof
+            elif dof < first:
+                parent[first] = dof
+                first = dof
+            else:
+                parent[dof] = first
+    label = np.empty(number, dtype=np.int64)
+    parts = 0
+    for dof in range(number):
+        # The one it points to has a smaller number.
+        if parent[dof] == dof:
+            label[dof] = parts
+            parts += 1
+        else:
+            label[dof] = label[parent[dof]]
+    return label, parts
 
 
 def connected_components(space: fem.FunctionSpace, active: BoolArray) -> npt.NDArray[np.int64]:
@@ -52,20 +86,14 @@ def connected_components(space: fem.FunctionSpace, active: BoolArray) -> npt.NDA
     index_map = space.dofmap.index_map
     n_dofs = index_map.size_local + index_map.num_ghosts
     n_active = len(dofmap)
-    # Bipartite graph of cells and degrees of freedom on this rank ...
-    rows = np.repeat(np.arange(n_active), dofmap.shape[1])
-    graph = scipy.sparse.coo_matrix(
-        (np.ones(rows.size, dtype=np.int8), (rows, n_active + dofmap.ravel())),
-        shape=(n_active + n_dofs, n_active + n_dofs),
-    )
-    _, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    # Dofs that cells of this rank join ...
+    label, n_local = _joined(np.ascontiguousarray(dofmap), n_dofs)
     # ... whose parts are joined across ranks through the owner's label of the shared dofs.
     used = np.zeros(n_dofs, dtype=bool)
     used[dofmap.ravel()] = True
-    n_local = int(label.max()) + 1 if label.size else 0
     offset = int(comm.exscan(n_local) or 0)
     labels = la.vector(index_map, 1, dtype=np.float64)
-    labels.array[:] = offset + label[n_active:]
+    labels.array[:] = offset + label
     own = labels.array.copy()
     labels.scatter_forward()
     # The owner's label of a dof it does not use is a component of its own, so that two other ranks
@@ -82,7 +110,7 @@ def connected_components(space: fem.FunctionSpace, active: BoolArray) -> npt.NDA
     )
     _, merged = scipy.sparse.csgraph.connected_components(joined, directed=False)
     # Labels of dofs that no active cell uses are dropped; the rest are numbered without holes.
-    cell_label = merged[offset + label[:n_active]] if n_active else np.zeros(0, dtype=np.int64)
+    cell_label = merged[offset + label[dofmap[:, 0]]] if n_active else np.zeros(0, dtype=np.int64)
     present = np.unique(np.concatenate(comm.allgather(np.unique(cell_label)))).astype(np.int64)
     result = np.full(len(active), -1, dtype=np.int64)
     result[active] = np.searchsorted(present, cell_label)
@@ -244,17 +272,15 @@ class StiffnessSystem:
         """Assemble the matrix from K (n, q, d, d), zero in inactive cells (collective)."""
         self._stiffness.x.array[:] = stiffness.ravel()
         self.matrix.zeroEntries()
-        fem_petsc.assemble_matrix(self.matrix, self._matrix_form)
+        fem_petsc.assemble_matrix(self.matrix, self._matrix_form, self._fixed)
         self.matrix.assemble()
+
+    @cached_property
+    def _fixed(self) -> Any:
+        """Zero at what is not free: a one on the diagonal decouples it, and no row is empty."""
         space = self.potential_space
-        owned = space.space.dofmap.index_map.size_local
-        fixed = ~space.free[:owned]
-        if space.mesh.comm.allreduce(bool(fixed.any()), op=MPI.LOR):
-            # Rows of dofs between inactive cells are empty: a one on the diagonal decouples them.
-            diagonal = self.matrix.getDiagonal()
-            diagonal.array[fixed] = 1.0
-            self.matrix.setDiagonal(diagonal)
-            diagonal.destroy()
+        dofs = np.flatnonzero(~space.free).astype(np.int32)
+        return [fem.dirichletbc(np.array(0.0), dofs, space.space)]
 
     def assemble_right_hand_side(self, residual: FloatArray, load: FloatArray) -> None:
         """Assemble the right-hand side from r (n, q, d) and f (n,) (collective)."""

@@ -24,6 +24,8 @@ from congested.parts import Parts
 LARGEST_RESIDUAL = 1e-12
 # What needs no correction any more: a few units in the last place of the largest masses.
 ROUNDING = 4e-15
+# Of a first correction: what it leaves is mostly rounding, or close to it.
+_TOLERANCE = 1e-9
 _PREFIX, _COARSEST = "congested_correction_", "pc_hypre_boomeramg_relax_type_coarse"
 # At λ = ∞ a gradient longer than one by a rounding error costs infinity: stay this far below.
 _STRICTLY = 1.0 - 1e-12
@@ -90,7 +92,9 @@ def equilibrate(
             if size <= ROUNDING * scale:
                 break
             corrector = corrector or _Corrector(space, data, facets)
-            flux = facets.single_valued(flux + corrector.correction(residual))
+            # What is left of a correction needs few digits.
+            tolerance = max(_TOLERANCE, 0.1 * ROUNDING * scale / size)
+            flux = facets.single_valued(flux + corrector.correction(residual, tolerance))
     finally:
         if corrector is not None:
             corrector.destroy()
@@ -189,13 +193,12 @@ class _Corrector:
         options[_PREFIX + _COARSEST] = "symmetric-SOR/Jacobi"
         self._ksp.setFromOptions()
         options.delValue(_PREFIX + _COARSEST)
-        # To rounding, as a rule, so that the solve need not be repeated.
-        self._ksp.setTolerances(rtol=1e-9, max_it=200)
         self._null_space = self._parts.null_space()
         matrix.setNullSpace(self._null_space)
 
-    def correction(self, residual: FloatArray) -> FloatArray:
+    def correction(self, residual: FloatArray, tolerance: float) -> FloatArray:
         """Return outward facet integrals (n, d+1) with divergence `residual`, nearly."""
+        self._ksp.setTolerances(rtol=tolerance, max_it=200)
         right, solution = self._matrix.createVecs()
         right.array[:] = residual
         self._parts.remove_means(right.array)

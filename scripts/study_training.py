@@ -44,7 +44,7 @@ PROBLEM = ROOT / "scripts" / "problems" / "two_gaussians.toml"
 
 PENALTIES = (Method.GP, Method.LP)
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-WIDTHS = (8, 16, 32, 128)
+WIDTHS = (8, 32, 128)
 BATCHES = (16, 64, 1024)
 
 
@@ -147,15 +147,15 @@ def main(argv: Sequence[str] | None = None) -> tuple[list[Run], list[Demonstrati
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "results" / "training")
     parser.add_argument("--problem", type=Path, default=PROBLEM)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--gap", type=float, default=3e-4, help="relative gap of the solutions")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--gap", type=float, default=1e-3, help="relative gap of the solutions")
     parser.add_argument("--dimension", type=int, default=16, help="of the second part")
     parser.add_argument("--quick", action="store_true", help="few steps, small networks, few runs")
     arguments = parser.parse_args(argv)
     problem = ct.Problem.from_file(arguments.problem)
     samplers = problem_samplers(problem)
     steps, gap, samples = arguments.steps, arguments.gap, 1 << 20
-    base = Training(steps=steps, check_every=max(1, steps // 20), strength=problem.strength)
+    base = Training(steps=steps, check_every=max(1, steps // 10), strength=problem.strength)
     deep = dataclasses.replace(base, width=128)
     if arguments.quick:
         steps, gap, samples = 60, 1e-2, 1 << 14

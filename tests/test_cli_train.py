@@ -19,6 +19,7 @@ from congested.cli import main
 from congested.critics.torch_network import network_of_state
 from congested.critics.training_history import read_history
 from tests.problem_texts import two_gaussians
+from tests.torch_threads import one_thread  # noqa: F401  (used by itself)
 
 TINY = "--batch 32 --width 8 --depth 1 --steps 40 --check-every 20 --samples 2000".split()
 

@@ -23,7 +23,7 @@ def test_python_example_runs(
 ) -> None:
     shutil.copytree(ROOT / "scripts" / "problems", tmp_path / "scripts" / "problems")
     monkeypatch.chdir(tmp_path)
-    example, _ = blocks("python")
+    example, _, _ = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     lower, upper, loss = (float(word) for word in capsys.readouterr().out.split()[:3])
     # The cost of the two Gaussians is 0.47822 (a conic solver's value on fine meshes).
@@ -34,13 +34,30 @@ def test_python_example_runs(
 
 
 def test_python_example_of_a_pair_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    _, example = blocks("python")
+    _, _, example = blocks("python")
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert capsys.readouterr().out.count("Estimate(") == 4
     metrics = names["metrics"]
     assert isinstance(metrics, ct.PairMetrics)
     assert metrics.cosine.value == pytest.approx(1.0, abs=1e-6)
+
+
+def test_python_example_of_a_critic_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example, _ = blocks("python")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    comparison = names["comparison"]
+    assert isinstance(comparison, ct.Comparison)
+    evaluation = comparison.critics[0].evaluation
+    # The mean moves by (0.4, 0.25), the penalty is 10 (|(0.9, 0.6)| - 1)² times the mass of σ.
+    length = (0.9**2 + 0.6**2) ** 0.5
+    assert evaluation.critic_loss == pytest.approx(0.4 * 0.9 + 0.25 * 0.6, rel=1e-3)
+    assert evaluation.penalty == pytest.approx(10.0 * (length - 1.0) ** 2, rel=1e-3)
+    least, most = evaluation.suboptimality
+    # 0.47827 is the certified cost of the densities, 0.4785 that on these cells.
+    assert 0.0 < least < 0.4785 - evaluation.dual_value < most
 
 
 def test_problem_file_of_the_readme_is_valid(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import congested as ct
 from tests.scripts import load_script
+from tests.torch_threads import one_thread  # noqa: F401  (used by itself)
 
 
 @pytest.fixture(scope="module")

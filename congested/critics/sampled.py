@@ -13,54 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
 
 from congested.critics.network import Critic
 from congested.critics.sampling import Sampler, Samplers
 from congested.errors import InputError
 from congested.geometry import FloatArray
+from congested.measures.sampling import Estimate, estimate_mean
 
 # Points drawn at a time.
 _CHUNK = 1 << 15
 # At λ = ∞ a slope may exceed one by this much, for rounding.
 _ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean of samples.
-
-    Attributes
-    ----------
-    value
-        The mean, an unbiased estimate of the expectation.
-    standard_error
-        The standard deviation of the mean.
-    """
-
-    value: float
-    standard_error: float
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the two-sided confidence interval of the expectation (central limit theorem).
-
-        Parameters
-        ----------
-        confidence
-            Probability, between 0 and 1, with which such an interval holds the expectation.
-        """
-        half = _quantile(0.5 + 0.5 * confidence, confidence) * self.standard_error
-        return self.value - half, self.value + half
-
-    def lower(self, confidence: float = 0.95) -> float:
-        """Return a number that is below the expectation with the given probability."""
-        return self.value - _quantile(confidence, confidence) * self.standard_error
-
-
-def _quantile(probability: float, confidence: float) -> float:
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"found {confidence:g}; allowed: between 0 and 1", key="confidence")
-    return float(ndtri(probability))
 
 
 @dataclass(frozen=True)
@@ -131,8 +94,8 @@ def sampled_dual(
     if samples < 2:
         raise InputError(f"found {samples}; allowed: an integer >= 2", key="samples")
     streams = np.random.default_rng(seed).spawn(3)
-    source = _mean(_values(critic, samplers.source, samples, streams[0]))
-    target = _mean(_values(critic, samplers.target, samples, streams[1]))
+    source = estimate_mean(_values(critic, samplers.source, samples, streams[0]))
+    target = estimate_mean(_values(critic, samplers.target, samples, streams[1]))
     slope, factor = _slopes(critic, samplers, samples, streams[2])
     excess = slope - 1.0
     largest = float(np.max(slope, where=factor > 0.0, initial=0.0))
@@ -144,8 +107,8 @@ def sampled_dual(
         far = bool((np.abs(excess[factor > 0.0]) > _ROUNDING).any())
         two_sided = Estimate(math.inf if far else 0.0, 0.0)
     else:
-        one_sided = _mean(strength * factor * np.maximum(excess, 0.0) ** 2)
-        two_sided = _mean(strength * factor * excess**2)
+        one_sided = estimate_mean(strength * factor * np.maximum(excess, 0.0) ** 2)
+        two_sided = estimate_mean(strength * factor * excess**2)
     return SampledDual(
         critic_loss=loss,
         penalty=one_sided,
@@ -216,7 +179,3 @@ def _slopes(
 
 def _counts(number: int) -> list[int]:
     return [min(_CHUNK, number - start) for start in range(0, number, _CHUNK)]
-
-
-def _mean(values: FloatArray) -> Estimate:
-    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))))

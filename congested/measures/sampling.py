@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import __version__ as scipy_version
+from scipy.special import ndtri
 from scipy.stats import qmc
 
+from congested.errors import InputError
 from congested.geometry import FloatArray
 
 # version difference: SciPy renamed the argument in 1.15 and will drop the old name.
@@ -29,6 +31,27 @@ class Estimate:
 
     value: float
     standard_error: float
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the two-sided confidence interval of the expectation (central limit theorem).
+
+        Parameters
+        ----------
+        confidence
+            Probability, between 0 and 1, with which such an interval holds the expectation.
+        """
+        half = _quantile(0.5 + 0.5 * confidence, confidence) * self.standard_error
+        return self.value - half, self.value + half
+
+    def lower(self, confidence: float = 0.95) -> float:
+        """Return a number that is below the expectation with the given probability."""
+        return self.value - _quantile(confidence, confidence) * self.standard_error
+
+
+def _quantile(probability: float, confidence: float) -> float:
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"found {confidence:g}; allowed: between 0 and 1", key="confidence")
+    return float(ndtri(probability))
 
 
 def estimate_mean(samples: FloatArray) -> Estimate:

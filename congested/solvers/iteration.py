@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -60,6 +61,7 @@ class Step:
     """What one step reports: cost ∫H(w), discrete gap and CG steps.
 
     Newton's method adds β and the step length, the augmented Lagrangian r and its two residuals.
+    Stream functions have no dual; in place of a gap is what a step predicted wrongly.
     """
 
     iteration: int
@@ -130,6 +132,17 @@ def transfer(iterate: Iterate, space: PotentialSpace, parent: np.ndarray) -> Ite
     return Iterate(
         inject(iterate.flux), inject(iterate.gradient), iterate.smoothing, iterate.penalty
     )
+
+
+def line_search(cost_at: Callable[[float], float], slope: float) -> float:
+    """Return the largest of 1, 1/2, 1/4, … with Armijo's decrease; rounding is forgiven."""
+    current = cost_at(0.0)
+    length = 1.0
+    while cost_at(length) > current + 1e-4 * length * slope + 1e-14 * abs(current):
+        length *= 0.5
+        if length < 1e-8:
+            break
+    return length
 
 
 @dataclass(frozen=True)

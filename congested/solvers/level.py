@@ -1,15 +1,17 @@
 """Solve and certify on one mesh: P1, then Crouzeix–Raviart and P2 where they pay.
 
 The flux of the P1 solution, made conservative, is feasible and costs no second solve. The flux of a
-Crouzeix–Raviart solution is the best one there is, and costs more than all of P1. How much sharper
-it was on the coarser meshes decides whether a mesh gets it. At λ = ∞ Newton's method begins with P2
-in place of P1, and every mesh gets Crouzeix–Raviart.
+Crouzeix–Raviart solution is the best one there is; in the plane stream functions give it for less
+than P1 costs, in space it takes more than all of P1. How much sharper it was on the coarser meshes
+decides whether a mesh gets it. At λ = ∞ Newton's method begins with P2 in place of P1, and every
+mesh gets Crouzeix–Raviart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from dolfinx.mesh import Mesh
@@ -51,6 +53,7 @@ from congested.solvers.pair import (
     pair_fields,
     pair_totals,
 )
+from congested.solvers.stream import STREAM, StreamSpace, solve_stream, stream_space
 
 # Where a better space was last seen to close the gap by more than that, the gap without it is no
 # guide for refinement: every mesh gets that space. Smooth data have 1.7 for Crouzeix–Raviart and
@@ -64,6 +67,9 @@ _LEAST_ORDER = 1.5
 _OPTIMISM = 1.2
 # ... and P2 the first time where this one would.
 _HOPED_P2_GAIN = 3.0
+# Where the first space takes so many steps, stream functions are solved for on every mesh: they
+# take one to three, and the better flux is the better guide for refinement.
+_CHEAP_BESIDE = 4
 # An iteration that leaves less than this part of the certified gap is not what keeps it open.
 _IMMATERIAL = 0.5
 
@@ -200,7 +206,7 @@ def solve_level(
             return None
     potential = conforming_values(conforming, data, first, continuum)
     pair = run.certified(conforming, potential, run.conservative(first))
-    run.first_gap = pair.bounds.relative_gap
+    run.first_gap, run.first_steps = pair.bounds.relative_gap, first.iterations
     best = first
     if run.wants(CROUZEIX_RAVIART, pair):
         pair, best = run.sharpen_flux(pair, first)
@@ -296,6 +302,7 @@ class _LevelRun:
     flux_kind: str = ""
     failure: str | None = None
     first_gap: float = np.nan
+    first_steps: int = 0
 
     def __post_init__(self) -> None:
         self.gains = {} if self.coarse is None else dict(self.coarse[0].gains)
@@ -355,6 +362,10 @@ class _LevelRun:
         if self._steep and kind == CROUZEIX_RAVIART:
             # There the flux of another space strays from the straight ways, on every mesh.
             return pair.bounds.relative_gap > self.goal.relative_gap
+        cheap = kind == CROUZEIX_RAVIART and self.first_steps >= _CHEAP_BESIDE
+        if cheap and self.stream is not None:
+            # One or two steps more.
+            return pair.bounds.relative_gap > self.goal.relative_gap
         return _is_wanted(self.goal, pair.bounds.relative_gap, self.gains, kind, self._slow)
 
     @property
@@ -369,6 +380,15 @@ class _LevelRun:
         order = _LEAST_ORDER / self.data.cells.dimension
         return self.first_gap > self.coarse[0].first_gap * (before / count) ** order
 
+    @cached_property
+    def stream(self) -> StreamSpace | None:
+        """Stream functions, where they give the flux of Crouzeix–Raviart."""
+        congested = bool(np.isfinite(self.data.strength))
+        if self.data.cells.dimension != 2 or not congested or not isinstance(self.method, Newton):
+            return None
+        space = stream_space(self.facets)
+        return space if space.complete else None
+
     def sharpen_flux(self, pair: _Pair, first: SpaceResult) -> tuple[_Pair, SpaceResult]:
         """Return the better pair of two, with the flux of Crouzeix–Raviart, and its iterate."""
         cells = self.data.cells
@@ -377,13 +397,41 @@ class _LevelRun:
         start = transfer(first.iterate, self.facets, np.arange(cells.number))
         start = replace(start, smoothing=smoothing, trust=first.trust)
         try:
-            result = self.solve(self.facets, start, self._expected_gap(CROUZEIX_RAVIART, pair))
-            flux = self.conservative(result)
+            if self.stream is not None:
+                flux, result = self.solve_stream(self.stream, pair, start)
+            else:
+                result = self.solve(self.facets, start, self._expected_gap(CROUZEIX_RAVIART, pair))
+                flux = self.conservative(result)
             found = self.certified(pair.space, pair.potential, flux)
         except NotConverged as error:
             self.failure = str(error)
             return pair, first
         return self._better(pair, found, CROUZEIX_RAVIART), result
+
+    def solve_stream(
+        self, space: StreamSpace, pair: _Pair, start: Iterate
+    ) -> tuple[FloatArray, SpaceResult]:
+        """Return the best flux near that of a pair, and its iterate."""
+        method = self.method
+        assert isinstance(method, Newton)
+        asked = method.gap_share * self.goal.relative_gap * pair.bounds.upper
+
+        def tolerance(decrease: float) -> float:
+            return max(asked, method.unsolved_share * (pair.cell_data_gap - decrease))
+
+        flux, result = solve_stream(
+            space,
+            self.data.capacity,
+            pair.flux,
+            start,
+            tolerance,
+            method,
+            self.statistics,
+            lambda step: self.monitor(STREAM, step),
+        )
+        if not result.converged:
+            self.left[STREAM] = result.gap / result.cost if result.cost > 0.0 else np.inf
+        return flux, result
 
     def sharpen_potential(self, pair: _Pair, start: SpaceResult) -> _Pair:
         """Return the better pair of two, with a potential in P2."""

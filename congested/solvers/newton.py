@@ -30,7 +30,14 @@ from congested.integrand import (
     transport_cost,
 )
 from congested.solvers.interior_point import solve_interior_point
-from congested.solvers.iteration import ActivePoints, Iterate, SpaceResult, Step, Trust
+from congested.solvers.iteration import (
+    ActivePoints,
+    Iterate,
+    SpaceResult,
+    Step,
+    Trust,
+    line_search,
+)
 from congested.solvers.linear import LinearSolver, LinearStatistics, PetscOptions
 
 # A start whose first step leaves this relative gap was useless; β is then this part of the mean
@@ -195,7 +202,7 @@ def _iterate(
             def cost_at(length: float) -> float:
                 return integral(smoothed_cost(flux + length * step, softened, smoothing))  # noqa: B023
 
-            length = _line_search(cost_at, slope)
+            length = line_search(cost_at, slope)
         flux = flux + length * step
         gradient = gradient + length * (new_gradient - gradient)
         feasible = True
@@ -231,14 +238,3 @@ def _iterate(
         iteration,
         trust,
     )
-
-
-def _line_search(cost_at: Callable[[float], float], slope: float) -> float:
-    """Return the largest of 1, 1/2, 1/4, … with Armijo's decrease; rounding is forgiven."""
-    current = cost_at(0.0)
-    length = 1.0
-    while cost_at(length) > current + 1e-4 * length * slope + 1e-14 * abs(current):
-        length *= 0.5
-        if length < 1e-8:
-            break
-    return length

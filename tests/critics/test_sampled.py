@@ -10,9 +10,10 @@ from scipy.integrate import quad
 from scipy.special import gammaln
 
 from congested.critics.network import Affine, FunctionCritic, Network
-from congested.critics.sampled import Estimate, best_factor, sampled_dual
+from congested.critics.sampled import best_factor, sampled_dual
 from congested.critics.sampling import Sampler, Samplers, array_sampler, from_samplers, split
 from congested.errors import InputError
+from congested.measures.sampling import Estimate
 
 
 def gaussian(mean: np.ndarray, std: float) -> Sampler:

@@ -27,6 +27,7 @@ from congested.critics.training import (
 from congested.critics.training_history import Certified, read_history, write_history
 from congested.critics.training_options import Training
 from congested.errors import InputError
+from tests.torch_threads import one_thread  # noqa: F401  (used by itself)
 
 PROBLEM = ct.Problem(
     ct.Box((0.0, 0.0), (1.0, 1.0), 16),

@@ -116,6 +116,19 @@ def test_same_bounds_on_any_number_of_ranks(
     assert together.result()["mesh"] == alone.result()["mesh"]
 
 
+@pytest.mark.parametrize("name", ["gaussians", "two parts"])
+def test_flux_by_stream_functions_on_any_number_of_ranks(name: str) -> None:
+    # Better than P1's flux can be, so that every number of ranks solves for it.
+    arguments = {"relative_gap": 1e-9, "refine": "none", "lower_bound": "p1"}
+    method = Newton(unsolved_share=1e-5)
+    together = solve(make_problem(name), comm=WORLD, method=method, **arguments)
+    alone = solve(make_problem(name), comm=MPI.COMM_SELF, method=method, **arguments)
+    spaces = [list(dict.fromkeys(r["space"] for r in one.history)) for one in (together, alone)]
+    assert spaces == [["p1", "stream"]] * 2
+    assert together.bounds.upper == pytest.approx(alone.bounds.upper, rel=1e-7)
+    assert max(residual(together), residual(alone)) < 1e-14
+
+
 def test_without_congestion() -> None:
     problem = make_problem("gaussians")
     problem = Problem(problem.domain, problem.source, problem.target, strength=math.inf)

@@ -23,13 +23,16 @@ from congested.measures.gaussian_mixture import GaussianMixture
 from congested.nested_iteration import solve
 from congested.problem import Problem
 from congested.recovery import marini_momentum
-from congested.solvers.iteration import Iterate, SpaceResult, Step, initial_iterate, transfer
-from congested.solvers.linear import LinearStatistics
-from congested.solvers.newton import (
-    Newton,
-    _line_search,
-    solve_newton,
+from congested.solvers.iteration import (
+    Iterate,
+    SpaceResult,
+    Step,
+    initial_iterate,
+    line_search,
+    transfer,
 )
+from congested.solvers.linear import LinearStatistics
+from congested.solvers.newton import Newton, solve_newton
 from congested.weights.kinds import ConstantWeight
 
 kinds = pytest.mark.parametrize("kind", [CROUZEIX_RAVIART, LAGRANGE_1, LAGRANGE_2])
@@ -228,13 +231,13 @@ def test_transfer_injects_cell_means(kind: str) -> None:
             np.testing.assert_allclose(new[:, point], old.mean(axis=1)[parent])
 
 
-def test_line_search_takes_the_largest_power_of_one_half_that_descends() -> None:
+def testline_search_takes_the_largest_power_of_one_half_that_descends() -> None:
     # (t − a)² from t = 0: Armijo's condition holds up to t = 2a (1 − 1e-4/…) ≈ 2a.
     for minimum, expected in ((1.0, 1.0), (0.3, 0.5), (0.05, 0.0625)):
-        found = _line_search(lambda t, a=minimum: (t - a) ** 2, -2.0 * minimum)
+        found = line_search(lambda t, a=minimum: (t - a) ** 2, -2.0 * minimum)
         assert found == expected
     # A function that only rises: given up at a negligible length.
-    assert _line_search(lambda t: 1.0 + t, -1.0) < 1e-8
+    assert line_search(lambda t: 1.0 + t, -1.0) < 1e-8
 
 
 # --- through solve --------------------------------------------------------------------------
