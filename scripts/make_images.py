@@ -1,8 +1,9 @@
 """Make the pictures and the field that problem files in scripts/problems/ read.
 
 ``letter.png`` is a black F on white paper, ``ring.png`` a grey ring that is darker on the right,
-``disc_field.vtu`` the mesh of the disc with a hole with two densities on it: ``hill`` at the
-points, ``sector`` in the cells.
+``lanes_source.png`` and ``lanes_target.png`` two black discs each at opposite corners of a
+rectangle, ``disc_field.vtu`` the mesh of the disc with a hole with two densities on it: ``hill`` at
+the points, ``sector`` in the cells.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ def make(output: Path) -> list[Path]:
     ring = output / "ring.png"
     inked = (distance > 0.22) & (distance < 0.38)
     draw(np.where(inked, 0.75 - 0.75 * x, 1.0)).save(ring, optimize=True)
+    files = [letter, ring]
+    for name, sign in (("source", 1.0), ("target", -1.0)):
+        discs = np.hypot(x - 0.5 + 0.2 * sign, y - 0.15) < 0.08
+        discs |= np.hypot(x - 0.5 - 0.2 * sign, y - 0.85) < 0.08
+        files.append(output / f"lanes_{name}.png")
+        draw(1.0 - discs).save(files[-1], optimize=True)
 
     points, cells = read_mesh_file(ROOT / "meshes" / "disc_with_hole.msh")
     hill = np.maximum(0.0, 1.0 - ((points - np.array([-0.6, 0.2])) ** 2).sum(axis=1) / 0.16)
@@ -60,7 +67,7 @@ def make(output: Path) -> list[Path]:
             cell_data={"sector": [sector.astype(np.float64)]},
         ),
     )
-    return [letter, ring, field]
+    return [*files, field]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
