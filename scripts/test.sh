@@ -27,9 +27,12 @@ part() {
         "$([ "$status" = 0 ] && echo passed || echo "FAILED (status $status)")" $((SECONDS - start)))")
 }
 
-# pytest on one rank; its closing line is kept, to be the last line of this script.
+# pytest on one rank, several files at a time; its closing line is kept, to be the last line of this
+# script. More than four would need more than the 16 GB that many machines have.
 serial_tests() {
-    "$bin/python" -m pytest "$@" | tee "$logs/serial"
+    local workers
+    workers=$(nproc)
+    "$bin/python" -m pytest -n "$((workers < 4 ? workers : 4))" --dist loadfile "$@" | tee "$logs/serial"
 }
 
 # parallel_tests RANKS: tests/mpi. Rank 0 speaks; the others' output is shown when something failed.
