@@ -46,6 +46,11 @@ def add_compare(commands: Any) -> None:
     add("--group-size", type=integer(2), metavar="N", help="neighbours that group-sort sorts")
     add("--slope", type=float, metavar="S", help="of leaky-relu below zero (default 0.01)")
     add(
+        "--orthogonal-map",
+        metavar="MAP",
+        help="of orthogonal layers: matrix_exp, cayley or householder (default: as PyTorch's)",
+    )
+    add(
         "--sign",
         type=one_of(tuple(_SIGNS)),
         default="auto",
@@ -62,15 +67,21 @@ def add_compare(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
-    from congested.compare import RESULT, compare
+    from congested.comparison import compare
     from congested.critics.reference import reference_from_directory
     from congested.io.files import on_root
+    from congested.io.result import COMPARISON, remove_comparison
 
     output = Path(arguments.output or arguments.directory)
-    critics = _load(arguments)
     reference = reference_from_directory(arguments.directory, comm)
-    if arguments.output is not None:
-        on_root(comm, lambda: prepare_directory(output, RESULT))
+    critics = _load(arguments, reference.dimension)
+
+    def prepare() -> None:
+        if output.is_dir():
+            remove_comparison(output)
+        prepare_directory(output, COMPARISON)
+
+    on_root(comm, prepare)
     with parallel.step_bar(comm, len(critics), enabled=not arguments.quiet) as step:
         comparison = compare(reference, critics, sign=_SIGNS[arguments.sign], progress=step)
     draw = None
@@ -85,7 +96,7 @@ def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     return DONE
 
 
-def _load(arguments: argparse.Namespace) -> dict[str, Critic]:
+def _load(arguments: argparse.Namespace, dimension: int) -> dict[str, Critic]:
     """Read the critics, on every rank; two of one name keep their folders in it."""
     from congested.critics.load import load_critic
 
@@ -101,5 +112,7 @@ def _load(arguments: argparse.Namespace) -> dict[str, Critic]:
             activation=arguments.activation,
             slope=arguments.slope,
             group_size=arguments.group_size,
+            orthogonal_map=arguments.orthogonal_map,
+            dimension=dimension,
         )
     return critics

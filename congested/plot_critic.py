@@ -122,10 +122,12 @@ def critic_headline(result: Mapping[str, Any], evaluation: Evaluation) -> tuple[
     shown = "∞" if math.isinf(strength) else f"{strength:g}"
     title = f"{result['name']} against {result.get('title') or 'the solution'}, λ = {shown}"
     lower, upper = evaluation.suboptimality
-    scale = max(abs(float(result["reference"]["upper"])), 1e-300)
+    scale = abs(float(result["reference"]["upper"]))
     parts = [f"L = {evaluation.critic_loss:.5g}", f"P = {evaluation.penalty:.4g}"]
     if math.isfinite(upper):
-        lost = f"{100 * lower / scale:.3g} to {100 * upper / scale:.3g} %"
+        lost = f"{lower:.3g} to {upper:.3g}"
+        if scale > 0.0:
+            lost = f"{100 * lower / scale:.3g} to {100 * upper / scale:.3g} %"
         parts.append(f"D = {evaluation.dual_value:.5g}, {lost} below the best there is")
     else:
         parts.append("no critic of W₁: |∇f| exceeds 1")

@@ -37,10 +37,10 @@ def show(table: Table) -> None:
 
 
 def _figure(value: object, spelling: str = ".6g") -> str:
-    """Return a number as text; what is not known (null) is a dash, "inf" stays a word."""
-    if isinstance(value, (int, float)):
+    """Return a number as text; what is not known (null, NaN) is a dash, "inf" stays a word."""
+    if isinstance(value, (int, float)) and not math.isnan(value):
         return format(value, spelling)
-    return "-" if value is None else str(value)
+    return "-" if value is None or isinstance(value, float) else str(value)
 
 
 def result_table(result: Mapping[str, Any], directory: Path) -> Table:
@@ -125,44 +125,51 @@ def compare_table(result: Mapping[str, Any], directory: Path) -> Table:
     reference = result["reference"]
     bounds = f"{_figure(reference['lower'], '.8g')} .. {_figure(reference['upper'], '.8g')}"
     infinite = math.isinf(float(reference["strength"]))
+    # For W₁ there is no weight and a critic has no momentum; most need to be made less steep.
+    measure = "source" if infinite else "weight"
+    last = "D(cf)" if infinite else "|m−m_f|"
+    explained = "D of the best multiple cf" if infinite else "|m−m_f| relative to |m|"
     table = Table(
         box=box.SIMPLE,
         title=f"{result.get('title') or 'critics'}: cost {bounds} (λ = "
         f"{'∞' if infinite else _figure(reference['strength'])})",
         title_justify="left",
         caption=f"L critic loss, P one-sided penalty, D = L − P; lost: what D lacks to the "
-        f"best,\ncertified, in % of the cost; cosine and |∇f| are means under the weight\n"
-        f"(|∇u| of the solution: {_solution_norm(result)}); |m−m_f| relative to |m|\n"
+        f"best,\ncertified, in % of the cost; cosine and |∇f| are means under the {measure}\n"
+        f"(|∇u| of the solution: {_solution_norm(result, measure)}); {last}: {explained}\n"
         f"files: {directory}/",
         caption_justify="left",
     )
     table.add_column("critic", no_wrap=True)
-    for name in ("L", "P", "D", "lost", "cosine", "|∇f|", "|m−m_f|"):
+    for name in ("L", "P", "D", "lost", "cosine", "|∇f|", last):
         table.add_column(name, justify="right", no_wrap=True)
     for name, critic in result["critics"].items():
         norms = critic["mean_gradient_norm"]
+        best = critic["best_multiple"]["dual_value"]
         table.add_row(
             Text(name + (" (−)" if critic["sign"] < 0 else "")),
             _figure(critic["critic_loss"], ".5g"),
             _figure(critic["penalty"], ".4g"),
             _figure(critic["dual_value"], ".5g"),
             _percents(critic["relative_suboptimality"]),
-            _figure(critic["cosine"]["weight"], ".4f"),
-            _figure(norms["critic"]["weight"], ".4f"),
-            _figure(critic["momentum_relative_l1"], ".3g"),
+            _figure(critic["cosine"][measure], ".4f"),
+            _figure(norms["critic"][measure], ".4f"),
+            _figure(best, ".5g") if infinite else _figure(critic["momentum_relative_l1"], ".3g"),
         )
     return table
 
 
 def _percents(interval: Mapping[str, float]) -> str:
     lower, upper = 100.0 * interval["lower"], 100.0 * interval["upper"]
-    return f"{lower:.3g}..{upper:.3g}" if math.isfinite(upper) else "inf"
+    if not math.isfinite(upper):
+        return "-" if math.isnan(upper) else "inf"
+    return "..".join(f"{part:.3g}" if part < 1000.0 else f"{part:.0f}" for part in (lower, upper))
 
 
-def _solution_norm(result: Mapping[str, Any]) -> str:
+def _solution_norm(result: Mapping[str, Any], measure: str) -> str:
     """Return the mean |∇u|, which the report of each critic repeats."""
     for critic in result["critics"].values():
-        return _figure(critic["mean_gradient_norm"]["solution"]["weight"], ".4f")
+        return _figure(critic["mean_gradient_norm"]["solution"][measure], ".4f")
     return "-"
 
 

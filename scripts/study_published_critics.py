@@ -322,17 +322,21 @@ def draw(rows: dict[str, dict[str, Any]], result: dict[str, Any], path: Path) ->
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for name, row in rows.items():
+    for place, (name, row) in enumerate(rows.items()):
         one = row["congested"]
+        # Right below and left above in turns, as neighbours are often close.
+        shift, side = ((-6, 5), "right") if place % 2 else ((6, -10), "left")
         to_both = row["wasserstein"]["gradient_l2"].value, one["gradient_l2"]["weight"]
         left.plot(*to_both, "o", color="#c03030" if "-gp" in name or "-lp" in name else "#405070")
-        left.annotate(name, to_both, xytext=(5, 3), textcoords="offset points", size=8)
+        left.annotate(name, to_both, xytext=shift, textcoords="offset points", ha=side, size=8)
         cost = row["metrics"]["cost"]["exact"].value
         norm = one["mean_gradient_norm"]["critic"]["weight"]
         right.plot(
             norm, cost, "o", color="#c03030" if "-gp" in name or "-lp" in name else "#405070"
         )
-        right.annotate(name, (norm, cost), xytext=(5, 3), textcoords="offset points", size=8)
+        right.annotate(
+            name, (norm, cost), xytext=shift, textcoords="offset points", ha=side, size=8
+        )
     low, high = 0.015, 1.5
     left.plot([low, high], [low, high], color="0.6", linewidth=0.8)
     left.set(
@@ -342,7 +346,7 @@ def draw(rows: dict[str, dict[str, Any]], result: dict[str, Any], path: Path) ->
     )  # fmt: skip
     congested = result["congested"]
     right.plot(1.0, result["distance"], "k*", markersize=11)
-    right.annotate("W₁", (1.0, result["distance"]), xytext=(-20, -12), textcoords="offset points")
+    right.annotate("W₁", (1.0, result["distance"]), xytext=(8, 4), textcoords="offset points")
     right.plot(congested["gradient_norm"], congested["critic_loss"], "k*", markersize=11)
     right.annotate(
         "congested, λ = 10", (congested["gradient_norm"], congested["critic_loss"]),

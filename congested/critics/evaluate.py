@@ -31,9 +31,10 @@ from congested.recovery import best_factor
 
 # What value and penalty of a critic that is not piecewise affine may be wrong by, over the cost.
 _TOLERANCE = 1e-4
-# Pieces that are found at most, some minutes' work, and in memory at a time.
+# Pieces that are found at most: some minutes' work.
 _MOST_PIECES = 6_000_000
-_PIECES_AT_A_TIME = 60_000
+# Relative error of a sum of very many numbers, each right to the last digits.
+_ROUNDING = 1e-13
 # A slope above one by less than this is one: no critic has its slope to the last digit.
 _STEEP = 1e-9
 
@@ -48,7 +49,7 @@ class Mean:
         Under μ, under σ, and under |m| of the solution, where ∇u is unique. NaN where there is no
         such measure.
     error
-        The largest error of the three: what two quadrature rules differ by.
+        The largest error of the three: an estimate, twice what two quadrature rules differ by.
     """
 
     source: float
@@ -96,15 +97,15 @@ class Evaluation:
         L = ∫ f d(μ − ν), λ∫(|∇f| − 1)₊² dσ and λ∫(|∇f| − 1)² dσ. For W₁ a penalty is 0, or
         infinite where a slope exceeds one.
     error
-        Bound of the error of L − P by rounding, if the critic was integrated exactly, else what
-        two quadrature rules differ by.
+        Bound of the error of L − P by rounding, if the critic was integrated exactly, else an
+        estimate: twice what two quadrature rules differ by in each cell.
     suboptimality
         How far D(f) is from the largest there is, which nobody knows better than the bounds: the
         interval from lower bound − D(f), at least 0, to upper bound − D(f), widened by `error`.
     factor
-        The best multiple of the critic is factor · f.
-    factor_dual_value
-        The dual value of that.
+        The best multiple of the critic is factor · f; 0 if nobody knows the sign of L.
+    factor_dual_value, factor_error
+        The dual value of that, and its error.
     gradient_norm, solution_gradient_norm, cosine, gradient_l2
         Means of |∇f|, of |∇u|, of the cosine of their angle and of |∇f − ∇u|².
     largest_gradient_norm
@@ -133,6 +134,7 @@ class Evaluation:
     suboptimality: tuple[float, float]
     factor: float
     factor_dual_value: float
+    factor_error: float
     gradient_norm: Mean
     solution_gradient_norm: Mean
     cosine: Mean
@@ -187,12 +189,12 @@ def evaluate(
     comm = reference.comm
     number = comm.allreduce(len(reference.simplices))
     tolerance = _TOLERANCE * abs(reference.bounds.upper) / number
-    network, cells = _network_to_cut(reference, critic, number) if exact else (None, 0)
+    network = _network_to_cut(reference, critic, number) if exact else None
     tried = _guessed_sign(reference, critic) if sign is None else sign
     for _ in range(2):
         integrals = run_collectively(
             comm,
-            partial(integrate, reference, Affine(critic, float(tried)), tolerance, network, cells),
+            partial(integrate, reference, Affine(critic, float(tried)), tolerance, network),
         )
         load = (reference.source - reference.target) * integrals.column("value")
         critic_loss = reference.total(load)
@@ -202,22 +204,19 @@ def evaluate(
     return _evaluation(reference, integrals, tried, critic_loss)
 
 
-def _network_to_cut(
-    reference: Reference, critic: Critic, number: int
-) -> tuple[Network | None, int]:
-    """Return the network whose pieces shall be found, and in how many cells at a time (collective).
+def _network_to_cut(reference: Reference, critic: Critic, number: int) -> Network | None:
+    """Return the network whose pieces shall be found (collective).
 
     None for critics that are not piecewise affine or have too many pieces: a network that sorts
-    layers of 128 has thousands in a small cell.
+    layers of 128 has thousands in a small cell, one in space millions in a large one.
     """
     if not isinstance(critic, Network) or not critic.piecewise_affine:
-        return None, 0
-    some = run_collectively(reference.comm, partial(pieces_per_cell, reference, critic))
+        return None
+    most = _MOST_PIECES / number
+    some = run_collectively(reference.comm, partial(pieces_per_cell, reference, critic, most))
     share = len(reference.simplices) / number
-    pieces = max(float(reference.comm.allreduce(share * some, op=MPI.SUM)), 1.0)
-    if pieces * number > _MOST_PIECES:
-        return None, 0
-    return critic, max(int(_PIECES_AT_A_TIME / pieces), 1)
+    pieces = float(reference.comm.allreduce(share * some, op=MPI.SUM))
+    return critic if pieces <= most else None
 
 
 def _guessed_sign(reference: Reference, critic: Critic) -> int:
@@ -246,17 +245,18 @@ def _evaluation(
         smallest = comm.allreduce(float(integrals.lengths.min(initial=math.inf)), op=MPI.MIN)
         two_sided = penalty if smallest > 1.0 - _STEEP else math.inf
     difference = np.abs(reference.source - reference.target)
-    error = total(difference * integrals.error("value")) + total(integrals.error("penalty"))
+    loss_error = total(difference * integrals.error("value"))
+    error = loss_error + total(integrals.error("penalty"))
     if integrals.exact:
         # Sums of so many numbers, each right to the last digits.
-        scale = total(difference * np.abs(integrals.column("value"))) + total(
-            integrals.column("penalty")
-        )
-        error = 1e-13 * scale
+        loss_error = _ROUNDING * total(difference * np.abs(integrals.column("value")))
+        error = loss_error + _ROUNDING * total(integrals.column("penalty"))
     dual_value = critic_loss - penalty
     lower, upper = reference.bounds.lower, reference.bounds.upper
     suboptimality = (max(0.0, lower - dual_value - error), upper - dual_value + error)
-    factor, factor_dual_value = _best_multiple(reference, integrals, critic_loss, largest)
+    factor, factor_dual_value, factor_error = _best_multiple(
+        reference, integrals, critic_loss, loss_error, largest
+    )
 
     flux_length = reference.volume * np.linalg.norm(reference.momentum.mean(axis=1), axis=1)
     divided = {
@@ -299,6 +299,7 @@ def _evaluation(
         suboptimality=suboptimality,
         factor=factor,
         factor_dual_value=factor_dual_value,
+        factor_error=factor_error,
         gradient_norm=mean("gradient_norm"),
         solution_gradient_norm=mean("reference_norm"),
         cosine=mean("cosine"),
@@ -314,16 +315,31 @@ def _evaluation(
 
 
 def _best_multiple(
-    reference: Reference, integrals: CellIntegrals, critic_loss: float, largest: float
-) -> tuple[float, float]:
-    """Return the best multiple of the critic and its dual value (collective)."""
+    reference: Reference,
+    integrals: CellIntegrals,
+    critic_loss: float,
+    loss_error: float,
+    largest: float,
+) -> tuple[float, float, float]:
+    """Return the best multiple of the critic, its dual value and the error of it (collective)."""
+    # A critic loss within its error is none, and no reason to multiply.
+    if largest == 0.0 or critic_loss <= loss_error:
+        return 0.0, 0.0, 0.0
+    # Slopes of the size of one, whatever the critic's units.
+    loss, error = critic_loss / largest, loss_error / largest
     if math.isinf(reference.strength):
-        factor = 1.0 / largest if largest > 0.0 and critic_loss > 0.0 else 0.0
-        return factor, factor * critic_loss
-    lengths, stiffness = integrals.lengths, integrals.stiffness
-    factor = best_factor(reference.comm, lengths, stiffness, critic_loss)
-    excess = np.maximum(factor * lengths - 1.0, 0.0)
-    return factor, factor * critic_loss - reference.total(0.5 * stiffness * excess**2)
+        return 1.0 / largest, loss, error
+    lengths: FloatArray = np.asarray(integrals.lengths / largest)
+    factor = best_factor(reference.comm, lengths, integrals.stiffness, loss)
+
+    def penalty(lengths: FloatArray, stiffness: FloatArray) -> float:
+        excess = np.maximum(factor / largest * lengths - 1.0, 0.0)
+        return reference.total(0.5 * stiffness * excess**2)
+
+    fine = penalty(integrals.lengths, integrals.stiffness)
+    coarse = penalty(integrals.coarse_lengths, integrals.coarse_stiffness)
+    error = factor * error + (_ROUNDING * fine if integrals.exact else abs(fine - coarse))
+    return factor / largest, factor * loss - fine, error
 
 
 def _indicator(reference: Reference, integrals: CellIntegrals) -> FloatArray:

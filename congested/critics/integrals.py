@@ -1,12 +1,13 @@
 """Integrals over each cell of what a critic and a solution are compared by.
 
-Two rules are applied to every piece of a cell: the finer gives the integrals, the difference tells
-the error. On the pieces of a piecewise affine network its values and gradients are integrated
-exactly by both; other critics have their cells cut where the rules differ.
+Two rules are applied to every piece of a cell: the finer gives the integrals, twice the
+difference an estimate of the error. On the pieces of a piecewise affine network its values and
+gradients are integrated exactly by both; other critics have their cells cut where the rules differ.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,11 +50,16 @@ class CellIntegrals:
 
     Attributes
     ----------
-    fine, coarse
-        Integrals (n, 9 + d) by the two rules, in the order of `QUANTITIES`, then ∫ of the critic's
-        momentum.
+    fine
+        Integrals (n, 9 + d) by the finer rule, in the order of `QUANTITIES`, then ∫ of the
+        critic's momentum.
+    difference
+        The same less that by the other rule.
     lengths, stiffness
-        |∇f| at all points (k,), and the capacity times the volume there.
+        |∇f| at all points (k,) of the finer rule, and the capacity times the volume there (0 for
+        W₁); once per piece if `exact`.
+    coarse_lengths, coarse_stiffness
+        The same of the other rule; the same arrays if `exact`.
     pieces
         Number of pieces.
     exact
@@ -61,9 +67,11 @@ class CellIntegrals:
     """
 
     fine: FloatArray
-    coarse: FloatArray
+    difference: FloatArray
     lengths: FloatArray
     stiffness: FloatArray
+    coarse_lengths: FloatArray
+    coarse_stiffness: FloatArray
     pieces: int
     exact: bool
 
@@ -72,9 +80,8 @@ class CellIntegrals:
         return self.fine[:, QUANTITIES.index(name)]
 
     def error(self, name: str) -> FloatArray:
-        """Return how far the two rules differ (n,)."""
-        column = QUANTITIES.index(name)
-        return np.abs(self.fine[:, column] - self.coarse[:, column])
+        """Return twice the difference of the two rules (n,), which at kinks are equally good."""
+        return 2.0 * np.abs(self.difference[:, QUANTITIES.index(name)])
 
     @property
     def momentum(self) -> FloatArray:
@@ -93,17 +100,25 @@ class _Batch:
     weights: tuple[FloatArray, FloatArray]
 
 
-def pieces_per_cell(reference: Reference, network: Network) -> float:
-    """Return about how many pieces a network has in a cell, from some of this rank's cells."""
+def pieces_per_cell(reference: Reference, network: Network, most: float) -> float:
+    """Return about how many pieces a network has in a cell, from some of this rank's cells.
+
+    Infinite as soon as these have `most` on average.
+    """
     number = len(reference.simplices)
     if number == 0:
         return 0.0
     some = np.unique(np.linspace(0, number - 1, _PROBED).astype(int))
-    return len(affine_pieces(network, reference.simplices[some]).owner) / len(some)
+    count = 0
+    for pieces in affine_pieces(network, reference.simplices[some]):
+        count += len(pieces.owner)
+        if count > most * len(some):
+            return math.inf
+    return count / len(some)
 
 
 def integrate(
-    reference: Reference, critic: Critic, tolerance: float, network: Network | None, cells: int
+    reference: Reference, critic: Critic, tolerance: float, network: Network | None
 ) -> CellIntegrals:
     """Integrate a critic over this rank's cells (not collective).
 
@@ -119,15 +134,14 @@ def integrate(
     network
         The piecewise affine network that the critic is a multiple of, if its pieces are to be
         found; else None.
-    cells
-        Number of cells that are cut into pieces at a time.
     """
     number, columns = len(reference.simplices), len(QUANTITIES) + reference.dimension
-    fine, coarse = np.zeros((number, columns)), np.zeros((number, columns))
-    lengths, stiffness = [np.zeros(0)], [np.zeros(0)]
+    fine, difference = np.zeros((number, columns)), np.zeros((number, columns))
+    # |∇f| and the capacity times the volume, by the finer rule and by the other.
+    slopes: list[list[FloatArray]] = [[np.zeros(0)] for _ in range(4)]
     count = 0
     if network is not None:
-        batches = _affine_batches(reference, critic, network, cells)
+        batches = _affine_batches(reference, critic, network)
     else:
         batches = _adaptive_batches(reference, critic, tolerance)
     for batch in batches:
@@ -135,24 +149,34 @@ def integrate(
         volume = _volumes(reference, batch.pieces)
         split = len(batch.weights[0])
         values = _columns(reference, batch)
-        for target, part, weights in (
-            (coarse, values[:, :split], batch.weights[0]),
-            (fine, values[:, split:], batch.weights[1]),
-        ):
-            sums = volume[:, None] * np.einsum("kqc,q->kc", part, weights)
-            first = int(owner.min(initial=0))
+        coarse_sums, sums = (
+            volume[:, None] * np.einsum("kqc,q->kc", part, weights)
+            for part, weights in zip(
+                (values[:, :split], values[:, split:]), batch.weights, strict=True
+            )
+        )
+        first = int(owner.min()) if len(owner) else 0
+        for target, parts in ((fine, sums), (difference, sums - coarse_sums)):
             for column in range(columns):
-                added = np.bincount(owner - first, sums[:, column])
+                added = np.bincount(owner - first, parts[:, column])
                 target[first : first + len(added), column] += added
-        # One length per piece where the gradient is constant.
         norm = np.linalg.norm(batch.gradient, axis=2)
-        share = volume[:, None] * (np.ones(1) if norm.shape[1] == 1 else batch.weights[1])
-        norm = norm if norm.shape[1] == 1 else norm[:, split:]
-        lengths.append(norm.ravel())
-        stiffness.append((reference.capacity[owner, None] * share).ravel())
+        stiffness = (_finite_capacity(reference)[owner] * volume)[:, None]
+        rules = zip((norm[:, split:], norm[:, :split]), batch.weights[::-1], strict=True)
+        for place, (part, weights) in enumerate(rules):
+            # One length per piece where the gradient is constant.
+            if network is not None:
+                part, weights = norm, np.ones(1)
+            slopes[2 * place].append(part.ravel())
+            slopes[2 * place + 1].append((stiffness * weights).ravel())
+            if network is not None:
+                break
         count += len(owner)
+    exact = network is not None
+    lengths, stiffness, *others = (np.concatenate(one) for one in slopes)
+    coarse_lengths, coarse_stiffness = (lengths, stiffness) if exact else others
     return CellIntegrals(
-        fine, coarse, np.concatenate(lengths), np.concatenate(stiffness), count, network is not None
+        fine, difference, lengths, stiffness, coarse_lengths, coarse_stiffness, count, exact
     )
 
 
@@ -168,21 +192,16 @@ def _rules(dimension: int, degrees: tuple[int, int]) -> tuple[FloatArray, tuple[
     return np.concatenate([rule[0] for rule in rules]), tuple(rule[1] for rule in rules)
 
 
-def _affine_batches(
-    reference: Reference, critic: Critic, network: Network, cells: int
-) -> Iterator[_Batch]:
+def _affine_batches(reference: Reference, critic: Critic, network: Network) -> Iterator[_Batch]:
     points, weights = _rules(reference.dimension, _AFFINE_RULES)
-    for start in range(0, len(reference.simplices), cells):
-        simplices = reference.simplices[start : start + cells]
-        found = affine_pieces(network, simplices)
+    for found in affine_pieces(network, reference.simplices):
         for first in range(0, len(found.owner), _PIECES):
             some = slice(first, first + _PIECES)
-            shares, owner = found.shares[some], found.owner[some]
-            vertices = np.matmul(shares, simplices[owner])
+            pieces = Pieces(found.shares[some], found.owner[some])
+            vertices = np.matmul(pieces.shares, reference.simplices[pieces.owner])
             flat = vertices.reshape(-1, reference.dimension)
             value = critic.value(flat).reshape(vertices.shape[:2]) @ points.T
             gradient = critic.gradient(vertices.mean(axis=1))[:, None]
-            pieces = Pieces(shares, owner + start)
             yield _Batch(pieces, value, gradient, points, (weights[0], weights[1]))
 
 

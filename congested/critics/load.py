@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from congested.critics.network import (
     Critic,
     FunctionCritic,
     Network,
+    known_activation,
 )
-from congested.critics.state import known_activation, network_from_state
+from congested.critics.state import network_from_state
 from congested.errors import CongestedError, InputError
 from congested.geometry import FloatArray
 
@@ -36,6 +38,7 @@ _NESTED = (
     "model",
     "discriminator",
 )
+_NO_DIMENSION = "found no dimension, and no matrix as first parameter"
 _DESCRIPTION = ("activation", "slope", "group_size")
 
 
@@ -45,6 +48,8 @@ def load_critic(
     activation: Activation | str | None = None,
     slope: float | None = None,
     group_size: int | None = None,
+    orthogonal_map: str | None = None,
+    dimension: int | None = None,
 ) -> Critic:
     """Read a critic from a file.
 
@@ -63,6 +68,11 @@ def load_critic(
         Of the leaky ReLU for negative numbers; default 0.01.
     group_size
         Of "group-sort": 2 is MaxMin, None the whole layer.
+    orthogonal_map
+        "matrix_exp", "cayley" or "householder" for orthogonal layers that do not have PyTorch's
+        default, which no array tells.
+    dimension
+        Number of coordinates, for TorchScript whose first parameter is no matrix.
 
     Returns
     -------
@@ -81,6 +91,7 @@ def load_critic(
         "activation": activation,
         "slope": slope,
         "group_size": group_size,
+        "orthogonal_map": orthogonal_map,
     }
     try:
         if not path.is_file():
@@ -91,11 +102,11 @@ def load_critic(
             hint = onnx if path.suffix.lower() == ".onnx" else ""
             raise InputError(f"{found}; allowed: {', '.join(_ENDINGS)}{hint}")
         if path.suffix.lower() == ".safetensors":
-            return network_from_state(_read_safetensors(path), **given)
+            return network_from_state(_in_order(_read_safetensors(path)), **given)
         if path.suffix.lower() == ".npz":
             return network_from_state(_read_npz(path), **given)
         if _is_torchscript(path):
-            return _read_torchscript(path, given)
+            return _read_torchscript(path, given, dimension)
         return _from_saved(_read_torch(path), given)
     except InputError as error:
         raise InputError(error.message, key=error.key, file=error.file or str(path)) from error
@@ -122,16 +133,15 @@ def critic_from_module(module: torch.nn.Module, dimension: int | None = None) ->
     InputError
         If the dimension is needed.
     """
-    network = _as_network(module)
+    copied = _double_copy(module)
+    network = _as_network(copied)
     if network is not None:
         return network
     if dimension is None:
-        first = next(iter(module.parameters()), None)
-        if first is None or first.ndim != 2:
-            found = "found no dimension, and no matrix as first parameter"
-            raise InputError(f"{found}; allowed: an integer", key="dimension")
-        dimension = int(first.shape[1])
-    return ModuleCritic(dimension, _double_copy(module))
+        dimension = _own_dimension(module)
+    if dimension is None:
+        raise InputError(f"{_NO_DIMENSION}; allowed: an integer", key="dimension")
+    return ModuleCritic(dimension, copied)
 
 
 def critic_from_functions(
@@ -200,11 +210,12 @@ class ModuleCritic:
                 except RuntimeError as error:
                     message = f"found a module that fails on points (m, {self.dimension}): {error}"
                     raise InputError(message, key="critic") from error
-            if values.numel() != len(some):
-                found = f"found values of shape {tuple(values.shape)} for {len(some)} points"
+            if not isinstance(values, torch.Tensor) or values.numel() != len(some):
+                shape = tuple(getattr(values, "shape", ()))
+                found = f"found values of shape {shape} for {len(some)} points"
                 raise InputError(f"{found}; allowed: one value per point", key="critic")
             if differentiate:
-                (values,) = torch.autograd.grad(values.sum(), some)
+                values = _derivative(values, some)
             else:
                 values = values.reshape(len(some))
             results.append(values.detach().cpu().numpy().astype(np.float64))
@@ -212,6 +223,16 @@ class ModuleCritic:
         if not np.isfinite(result).all():
             raise InputError("found a value that is not finite; allowed: numbers", key="critic")
         return result
+
+
+def _derivative(values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if not values.requires_grad:
+        found = "found values that PyTorch cannot differentiate"
+        raise InputError(f"{found}; allowed: a module without no_grad", key="critic")
+    (result,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
+    return torch.zeros_like(points) if result is None else result
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -236,17 +257,21 @@ def _is_torchscript(path: Path) -> bool:
 
 def _read_torch(path: Path) -> Any:
     torch = _torch()
+    allowed = "allowed: a state dict, as torch.save(module.state_dict(), …) writes it"
+    with path.open("rb") as file:
+        start = file.read(2)
+    if not (start == b"PK" or start.startswith(b"\x80")):
+        raise InputError(f"found no file of PyTorch; {allowed}, or TorchScript")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             "found a pickle that holds more than arrays, and would run code when it is read; "
-            "allowed: a state dict, as torch.save(module.state_dict(), …) writes it "
-            f"({_first_line(error)})"
+            f"{allowed} ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged file fails in many ways
         raise InputError(
-            f"found no file of PyTorch ({_first_line(error)}); allowed: a state dict or TorchScript"
+            f"found no readable file of PyTorch ({_first_line(error)}); {allowed}, or TorchScript"
         ) from error
 
 
@@ -254,7 +279,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0][:160]
 
 
-def _read_torchscript(path: Path, given: Mapping[str, Any]) -> Critic:
+def _read_torchscript(path: Path, given: Mapping[str, Any], dimension: int | None) -> Critic:
     torch = _torch()
     for name, value in given.items():
         if value is not None:
@@ -264,8 +289,41 @@ def _read_torchscript(path: Path, given: Mapping[str, Any]) -> Critic:
         module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise InputError(f"found no readable TorchScript: {_first_line(error)}") from error
-    module.eval()
-    return critic_from_module(module)
+    own = _own_dimension(module)
+    if own is None and dimension is None:
+        raise InputError(f"{_NO_DIMENSION}; allowed: an integer", key="dimension")
+    return ModuleCritic(own or dimension or 0, module.double().eval())
+
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def _in_order(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Put arrays, whose file has sorted them by name, into the order of the layers' numbers.
+
+    Raises
+    ------
+    InputError
+        If layers of one shape differ by more than a number: nobody knows which comes first.
+    """
+    alike: dict[tuple[Any, ...], str] = {}
+    for name, array in state.items():
+        if np.ndim(array) < 2:
+            continue
+        layer, _, part = name.rpartition(".")
+        first = alike.setdefault((part, np.shape(array)), name)
+        if _DIGITS.sub("", layer) != _DIGITS.sub("", first.rpartition(".")[0]):
+            raise InputError(
+                f'found layers of one shape, "{first}" and "{name}", whose order this file does '
+                "not tell; allowed: names that differ by a number, or another format",
+                key="state",
+            )
+
+    def number(name: str) -> list[tuple[int, int, str]]:
+        parts = _DIGITS.split(name)
+        return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+    return {name: state[name] for name in sorted(state, key=number)}
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -284,9 +342,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"found no readable arrays: {_first_line(error)}") from error
 
 
@@ -307,9 +365,6 @@ def _from_saved(saved: Any, given: Mapping[str, Any]) -> Network:
         raise InputError(f"found {found}; allowed: a state dict: arrays by name", key="state")
     arrays = {name: tensor.detach().to("cpu").double().numpy() for name, tensor in state.items()}
     described |= {name: value for name, value in given.items() if value is not None}
-    slope = described.get("slope")
-    if slope is not None and not (isinstance(slope, float | int) and math.isfinite(slope)):
-        raise InputError(f"found {slope!r}; allowed: a number", key="slope")
     return network_from_state(arrays, **described)
 
 
@@ -322,10 +377,22 @@ def _is_state(value: Mapping[Any, Any]) -> bool:
 # --- modules -------------------------------------------------------------------------------------
 
 
-def _double_copy(module: Any) -> Any:
-    import copy
+def _own_dimension(module: Any) -> int | None:
+    """Return the columns of the first parameter, None if it is no matrix."""
+    first = next(iter(module.parameters()), None)
+    return int(first.shape[1]) if first is not None and first.ndim == 2 else None
 
-    copied = copy.deepcopy(module).double()
+
+def _double_copy(module: Any) -> Any:
+    torch = _torch()
+    # Old wrappers leave a matrix that depends on parameters, which PyTorch refuses to copy.
+    memo = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    copied = copy.deepcopy(module, memo).double()
     copied.eval()
     return copied
 
@@ -333,6 +400,9 @@ def _double_copy(module: Any) -> Any:
 def _as_network(module: Any) -> Network | None:
     """Return a sequence of linear layers with one activation as a `Network`, None for others."""
     torch = _torch()
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
     if not isinstance(module, torch.nn.Sequential):
         return None
     names: dict[Any, tuple[str, Callable[[Any], dict[str, Any]]]] = {
@@ -341,10 +411,19 @@ def _as_network(module: Any) -> Network | None:
         torch.nn.Tanh: ("tanh", lambda _: {}),
         torch.nn.SiLU: ("silu", lambda _: {}),
     }
+    linear = torch.nn.Linear
+    original = torch.nn.utils.parametrize.type_before_parametrizations
+    wrappers = (WeightNorm, SpectralNorm)
     weights, biases, found = [], [], []
     for place, part in enumerate(module):
-        if place % 2 == 0 and isinstance(part, torch.nn.Linear):
-            weights.append(part.weight.detach().cpu().double().numpy())
+        # A subclass may do anything, and so may what is hooked to a layer.
+        hooks = (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+        if any(type(hook) not in wrappers for hook in hooks):
+            return None
+        if place % 2 == 0 and original(part) is linear:
+            for hook in hooks:  # it sets the weight
+                hook(part, None)
+            weights.append(part.weight.detach().cpu().numpy())
             bias = np.zeros(len(weights[-1])) if part.bias is None else part.bias.detach().cpu()
             biases.append(np.asarray(bias, dtype=np.float64))
         elif place % 2 == 1 and type(part) in names:

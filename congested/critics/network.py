@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -58,6 +59,15 @@ class Activation(enum.StrEnum):
         return self not in smooth
 
 
+def known_activation(name: Activation | str) -> Activation:
+    """Return an activation by its name, or raise InputError."""
+    try:
+        return Activation(name)
+    except ValueError:
+        allowed = ", ".join(Activation)
+        raise InputError(f'found "{name}"; allowed: {allowed}', key="activation") from None
+
+
 #: Slope of the leaky ReLU for negative numbers if nobody says otherwise: PyTorch's.
 LEAKY_SLOPE = 0.01
 
@@ -86,7 +96,7 @@ class Network:
     Raises
     ------
     InputError
-        If the shapes do not go together, or a number is not finite.
+        If the shapes do not go together, a number is not finite, or there is no such activation.
     """
 
     weights: tuple[FloatArray, ...]
@@ -117,14 +127,11 @@ class Network:
         if columns != 1:
             found = f"found {columns} outputs of the last layer"
             raise InputError(f"{found}; allowed: 1, as a critic has one value", key="weights")
-        activation = Activation(self.activation)
-        if activation is Activation.GROUP_SORT and self.group_size is not None:
-            bad = [len(weight) for weight in weights[:-1] if len(weight) % self.group_size]
-            if bad:
-                raise InputError(
-                    f"found {self.group_size} for a layer of {bad[0]}; allowed: what divides it",
-                    key="group_size",
-                )
+        activation = known_activation(self.activation)
+        if not _is_number(self.slope):
+            raise InputError(f"found {self.slope!r}; allowed: a finite number", key="slope")
+        if self.group_size is not None:
+            _check_group_size(self.group_size, activation, [len(weight) for weight in weights[:-1]])
         for name, value in (("weights", weights), ("biases", biases), ("activation", activation)):
             object.__setattr__(self, name, value)
 
@@ -334,6 +341,24 @@ def in_chunks(
             for start in range(0, number, POINTS_PER_CALL)
         ]
     )
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
+def _check_group_size(size: object, activation: Activation, widths: list[int]) -> None:
+    if activation is not Activation.GROUP_SORT:
+        found = f"found {size!r} for {activation}"
+        raise InputError(f"{found}; allowed: nothing, but for group-sort", key="group_size")
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+        raise InputError(f"found {size!r}; allowed: a whole number from 1 on", key="group_size")
+    for width in widths:
+        if width % size:
+            found = f"found {size} for a layer of {width}"
+            raise InputError(f"{found}; allowed: what divides it", key="group_size")
 
 
 def _checked(points: FloatArray, dimension: int) -> FloatArray:

@@ -6,6 +6,7 @@ piecewise constant data is a finite sum: no quadrature error, and bounds of it t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,21 +39,24 @@ def whole(number: int, corners: int) -> Pieces:
     return Pieces(np.array(shares), np.arange(number))
 
 
-def affine_pieces(network: Network, simplices: FloatArray) -> Pieces:
-    """Cut simplices into pieces on which a network is affine.
+# Pieces that one layer cuts at a time: what it gives at their vertices stays in the cache.
+_AT_A_TIME = 1 << 10
+
+
+def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
+    """Cut simplices into pieces on which a network is affine, some at a time.
 
     Parameters
     ----------
     network
         A piecewise affine network.
     simplices
-        Vertices (n, d+1, d), d = 2 or 3. The memory needed is that of a layer at all the vertices
-        of all the pieces, so that one calls this with some thousand at a time.
+        Vertices (n, d+1, d), d = 2 or 3.
 
-    Returns
-    -------
+    Yields
+    ------
     Pieces
-        The pieces fill the simplices without overlap.
+        All of them together fill the simplices without overlap.
 
     Raises
     ------
@@ -63,15 +67,34 @@ def affine_pieces(network: Network, simplices: FloatArray) -> Pieces:
         raise InputError(
             f"found {network.activation}; allowed: a piecewise affine activation", key="activation"
         )
-    number, corners, dimension = simplices.shape
-    pieces = whole(number, corners)
-    for layer, weight in enumerate(network.weights[:-1]):
-        # The network is continuous: its value at a vertex is that of every piece around it.
-        points = np.matmul(pieces.shares, simplices[pieces.owner]).reshape(-1, dimension)
-        entries = network.preactivation(layer, points).reshape(-1, corners, len(weight))
-        size = 0
-        if network.activation is Activation.GROUP_SORT:
-            size = network.group_size or len(weight)
-        shares, parent = cut_at_kinks(np.ascontiguousarray(entries), size)
-        pieces = Pieces(np.matmul(shares, pieces.shares[parent]), pieces.owner[parent])
-    return pieces
+    last = len(network.weights) - 1
+    # Pieces that are whole for the layers below one. Depth first: however many pieces there are,
+    # only those of one chunk per layer are in memory.
+    waiting = [(whole(len(simplices), simplices.shape[1]), 0)]
+    while waiting:
+        pieces, layer = waiting.pop()
+        if layer == last:
+            yield pieces
+            continue
+        if len(pieces.owner) > _AT_A_TIME:
+            waiting.append((_part(pieces, slice(_AT_A_TIME, None)), layer))
+            pieces = _part(pieces, slice(_AT_A_TIME))
+        waiting.append((_cut(network, layer, simplices, pieces), layer + 1))
+
+
+def _part(pieces: Pieces, some: slice) -> Pieces:
+    return Pieces(pieces.shares[some], pieces.owner[some])
+
+
+def _cut(network: Network, layer: int, simplices: FloatArray, pieces: Pieces) -> Pieces:
+    """Cut pieces at the kinks of the activation behind a layer, which is affine on each."""
+    corners, dimension = simplices.shape[1:]
+    width = len(network.weights[layer])
+    # The network is continuous: its value at a vertex is that of every piece around it.
+    points = np.matmul(pieces.shares, simplices[pieces.owner]).reshape(-1, dimension)
+    entries = network.preactivation(layer, points).reshape(-1, corners, width)
+    size = 0
+    if network.activation is Activation.GROUP_SORT:
+        size = network.group_size or width
+    shares, parent = cut_at_kinks(np.ascontiguousarray(entries), size)
+    return Pieces(np.matmul(shares, pieces.shares[parent]), pieces.owner[parent])

@@ -19,7 +19,7 @@ from congested.geometry import EDGES, FloatArray, IntArray, simplex_volumes
 from congested.integrand import capacity as capacity_of
 from congested.io.arrays import ResultArrays, load_arrays, scatter_rows
 from congested.io.files import on_root
-from congested.io.result import ARRAYS, read_result
+from congested.io.result import ARRAYS, RESULT, read_result
 
 # Bounds from the arrays and from result.json are sums of the same numbers in another order.
 _SAME = 1e-8
@@ -120,14 +120,54 @@ def reference_from_directory(directory: str | Path, comm: MPI.Comm | None = None
 
     def read() -> tuple[dict[str, Any], ResultArrays]:
         result = read_result(directory)
-        if result["status"] == "infeasible":
+        if result.get("status") == "infeasible":
             found = "found an infeasible problem, which has no solution"
             raise InputError(f"{found}; allowed: a solution", file=str(directory))
-        return result, load_arrays(directory / ARRAYS)
+        _check_result(result, directory / RESULT)
+        arrays = load_arrays(directory / ARRAYS)
+        _check_numbers(arrays, directory / ARRAYS)
+        return result, arrays
 
     found = on_root(comm, read)
     result, arrays = found if found is not None else (None, None)
     return reference_from_arrays(arrays, comm.bcast(result), comm, place=str(directory))
+
+
+# What is used of a result, and whether it is a number.
+_USED = {
+    **{f"bounds.{name}": True for name in ("lower", "upper")},
+    "bounds.scope": False,
+    **{f"values.{name}": True for name in ("critic_loss", "penalty", "momentum_l1")},
+    "problem.penalty.strength": True,
+}
+
+
+def _check_result(result: Mapping[str, Any], file: Path) -> None:
+    """Raise InputError unless a result holds what is used of it."""
+    for key, is_number in _USED.items():
+        value: Any = result
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        try:
+            good = not math.isnan(float(value)) if is_number else isinstance(value, str)
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            allowed = "a number" if is_number else "a word"
+            raise InputError(f"found {value!r}; allowed: {allowed}", key=key, file=str(file))
+
+
+def _check_numbers(arrays: ResultArrays, file: Path) -> None:
+    """Raise InputError if cells or edges have vertices that there are not."""
+    for name, numbers in (("cells", arrays.cells), ("edges", arrays.edges)):
+        if numbers is None or numbers.size == 0:
+            continue
+        low, high, count = int(numbers.min()), int(numbers.max()), len(arrays.vertices)
+        if low < 0 or high >= count:
+            raise InputError(
+                f"found vertices {low} to {high} in {name}; allowed: 0 to {count - 1}",
+                file=str(file),
+            )
 
 
 def reference_from_arrays(
@@ -157,18 +197,12 @@ def reference_from_arrays(
     """
     cells = comm.bcast(None if arrays is None else len(arrays.cells))
     wanted = np.arange(comm.rank * cells // comm.size, (comm.rank + 1) * cells // comm.size)
-    whole: dict[str, npt.NDArray[Any] | None] = dict.fromkeys(
-        ("simplices", "source", "target", "weight", "flux", "potential")
-    )
-    second_order = comm.bcast(None if arrays is None else arrays.potential_edges is not None)
-    if second_order:
-        whole["potential_edges"] = None
-    if arrays is not None:
-        whole |= {name: getattr(arrays, name) for name in ("source", "target", "weight", "flux")}
-        whole["simplices"] = arrays.vertices[arrays.cells]
-        whole["potential"] = arrays.potential[arrays.cells]
-        if arrays.edges is not None and arrays.potential_edges is not None:
-            whole["potential_edges"] = arrays.potential_edges[_edges_of(arrays.cells, arrays.edges)]
+    names = ["simplices", "source", "target", "weight", "flux", "potential"]
+    if comm.bcast(None if arrays is None else arrays.potential_edges is not None):
+        names.append("potential_edges")
+    rows = on_root(comm, lambda: None if arrays is None else _rows_of_cells(arrays))
+    whole: dict[str, npt.NDArray[Any] | None] = dict.fromkeys(names)
+    whole |= rows or {}
     own: dict[str, Any] = {name: scatter_rows(comm, rows, wanted) for name, rows in whole.items()}
     strength = float(result["problem"]["penalty"]["strength"])
     own.setdefault("potential_edges", None)
@@ -194,6 +228,16 @@ def reference_from_arrays(
     return Reference(**{**reference.__dict__, "bounds": bounds})
 
 
+def _rows_of_cells(arrays: ResultArrays) -> dict[str, npt.NDArray[Any]]:
+    """Return what a critic is held against, a row for each cell."""
+    rows = {name: getattr(arrays, name) for name in ("source", "target", "weight", "flux")}
+    rows["simplices"] = arrays.vertices[arrays.cells]
+    rows["potential"] = arrays.potential[arrays.cells]
+    if arrays.edges is not None and arrays.potential_edges is not None:
+        rows["potential_edges"] = arrays.potential_edges[_edges_of(arrays.cells, arrays.edges)]
+    return rows
+
+
 def _edges_of(cells: IntArray, edges: IntArray) -> IntArray:
     """Return for each cell the numbers (n, e) of its edges, in the order of `EDGES`."""
     number = int(edges.max()) + 1
@@ -201,7 +245,10 @@ def _edges_of(cells: IntArray, edges: IntArray) -> IntArray:
     order = np.argsort(keys)
     ends = np.sort(cells[:, np.array(EDGES[cells.shape[1] - 1])], axis=2)
     wanted = ends[..., 0] * number + ends[..., 1]
-    return np.asarray(order[np.searchsorted(keys[order], wanted)])
+    place = np.minimum(np.searchsorted(keys[order], wanted), len(order) - 1)
+    if not np.array_equal(keys[order][place], wanted):
+        raise InputError("array edges lacks an edge of a cell; allowed: all edges of the cells")
+    return np.asarray(order[place])
 
 
 def _cell_data_bounds(reference: Reference) -> Bounds:
@@ -218,4 +265,7 @@ def _cell_data_bounds(reference: Reference) -> Bounds:
     )
     lower = reference.total(integrals.critic_loss) - reference.total(integrals.penalty)
     upper = reference.total(integrals.transport_cost)
-    return Bounds(lower, upper, "cell-data", reference.result["bounds"].get("data_error"))
+    stated = reference.result["bounds"]
+    # Bounds for the original densities have no error of the data, and do not tell that of these.
+    data_error = stated.get("data_error") if stated["scope"] == "cell-data" else None
+    return Bounds(lower, upper, "cell-data", data_error)

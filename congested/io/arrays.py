@@ -327,7 +327,8 @@ def load_arrays(path: Path) -> ResultArrays:
     """
     names = [field.name for field in fields(ResultArrays)]
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = {name: stored[name] for name in names if name in stored}
     except FileNotFoundError:
         raise InputError("no such file; allowed: a solution.npz", file=str(path)) from None

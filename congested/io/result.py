@@ -40,6 +40,7 @@ ARRAYS = "solution.npz"
 HISTORY = "history.csv"
 OVERVIEW = "overview.png"
 PROBLEM = "problem.toml"
+COMPARISON = "compare.json"
 
 
 def plain(value: object, key: str = "result") -> Any:
@@ -98,8 +99,24 @@ def _clear(directory: Path) -> None:
     for name in (RESULT, ARRAYS, HISTORY, OVERVIEW):
         (directory / name).unlink(missing_ok=True)
     remove_field_files(directory)
+    remove_comparison(directory)
     for name in (RESULT, ARRAYS, HISTORY, OVERVIEW, PROBLEM):
         partial_name(directory / name).unlink(missing_ok=True)
+
+
+def remove_comparison(directory: Path) -> None:
+    """Remove a comparison with critics and the pictures that it names, nothing else (one rank)."""
+    file = directory / COMPARISON
+    try:
+        critics = json.loads(file.read_text(encoding="utf-8"))["critics"].values()
+        pictures = [Path(critic["picture"]).name for critic in critics if critic.get("picture")]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        pictures = []  # there is none, or one that somebody else wrote
+    file.unlink(missing_ok=True)
+    partial_name(file).unlink(missing_ok=True)
+    for picture in pictures:
+        if picture.startswith("compare_") and picture.endswith(".png"):
+            (directory / picture).unlink(missing_ok=True)
 
 
 def write_result(

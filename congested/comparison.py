@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,12 @@ from congested.critics.reference import Reference, reference_from_arrays
 from congested.errors import CongestedError, InputError
 from congested.geometry import cells_of_mesh
 from congested.io.arrays import ResultArrays, gather_arrays
-from congested.io.files import on_root, partial_name, write_text
-from congested.io.result import json_text
+from congested.io.files import on_root, write_text
+from congested.io.result import COMPARISON, json_text, remove_comparison
 
 if TYPE_CHECKING:
     from congested.solution import Solution
 
-RESULT = "compare.json"
 SCHEMA = 1
 
 #: Draws a critic beside a solution: (arrays, report of the critic, evaluation, path).
@@ -89,7 +90,8 @@ class Comparison:
         Parameters
         ----------
         directory
-            Made if it does not exist; an earlier comparison in it is replaced.
+            Made if it does not exist; an earlier comparison in it is replaced, with the pictures
+            that its compare.json names.
         draw
             Draws ``compare_NAME.png``; None: no pictures.
 
@@ -107,17 +109,17 @@ class Comparison:
         """
         directory = Path(directory)
         content = self.result()
+        pictures = picture_names([one.name for one in self.critics])
+        for name, critic in content["critics"].items():
+            critic["picture"] = None if draw is None else pictures[name]
 
         def write() -> str:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / RESULT).unlink(missing_ok=True)
-            for old in directory.glob("compare_*.png"):
-                old.unlink()
-            partial_name(directory / RESULT).unlink(missing_ok=True)
+            remove_comparison(directory)
             failures = ""
             if draw is not None and self.reference.arrays is not None:
                 for one in self.critics:
-                    picture = directory / picture_name(one.name)
+                    picture = directory / pictures[one.name]
                     try:
                         draw(
                             self.reference.arrays,
@@ -127,7 +129,7 @@ class Comparison:
                         )
                     except Exception as error:  # raised below, when the numbers are safe
                         failures = failures or f"{picture.name}: {error}"
-            write_text(directory / RESULT, json_text(content))
+            write_text(directory / COMPARISON, json_text(content))
             return failures
 
         failures = on_root(self.reference.comm, write)
@@ -137,9 +139,18 @@ class Comparison:
         return directory
 
 
-def picture_name(name: str) -> str:
-    """Return the name of a critic's picture."""
-    return f"compare_{Path(name).stem}.png"
+def picture_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the file names of critics' pictures, each another: compare_NAME.png."""
+    short = {name: Path(name).stem for name in names}
+    result: dict[str, str] = {}
+    for name in names:
+        # Two with one stem keep their endings and folders.
+        alone = list(short.values()).count(short[name]) == 1
+        text = short[name] if alone else re.sub(r"[/\\]+", "_", name.strip("./"))
+        while f"compare_{text}.png" in result.values():
+            text += "_"
+        result[name] = f"compare_{text}.png"
+    return result
 
 
 def compare(
@@ -173,7 +184,7 @@ def compare(
     InputError
         If a critic is none of the solution's dimension; the text names it.
     """
-    reference = solution if isinstance(solution, Reference) else _reference_of(solution)
+    reference = solution if isinstance(solution, Reference) else reference_of(solution)
     named = critics if isinstance(critics, Mapping) else {"critic": critics}
     reports = []
     for name, critic in named.items():
@@ -196,7 +207,14 @@ def architecture(critic: Critic) -> str:
     return type(critic).__name__ if text.startswith(("<", type(critic).__name__)) else text
 
 
-def _reference_of(solution: Solution) -> Reference:
+def reference_of(solution: Solution) -> Reference:
+    """Return a solution as critics see it (collective).
+
+    Parameters
+    ----------
+    solution
+        A solution, on the ranks that share its mesh.
+    """
     mesh = solution.mesh
     arrays = gather_arrays(mesh, solution.fields, cells_of_mesh(mesh).volume)
     return reference_from_arrays(arrays, mesh.comm.bcast(solution.result()), mesh.comm)
@@ -206,7 +224,8 @@ def critic_result(report: CriticReport, reference: Reference) -> dict[str, Any]:
     """Return the part of ``compare.json`` about one critic."""
     one = report.evaluation
     lower, upper = one.suboptimality
-    scale = max(abs(reference.bounds.lower), abs(reference.bounds.upper), 1e-300)
+    # Nothing is relative to a cost of zero.
+    scale = max(abs(reference.bounds.lower), abs(reference.bounds.upper)) or math.nan
     scaled = one.factor_dual_value
     return {
         "architecture": report.architecture,
@@ -223,9 +242,10 @@ def critic_result(report: CriticReport, reference: Reference) -> dict[str, Any]:
         "best_multiple": {
             "factor": one.factor,
             "dual_value": scaled,
+            "dual_value_error": one.factor_error,
             "suboptimality": {
-                "lower": max(0.0, reference.bounds.lower - scaled - one.error),
-                "upper": reference.bounds.upper - scaled + one.error,
+                "lower": max(0.0, reference.bounds.lower - scaled - one.factor_error),
+                "upper": reference.bounds.upper - scaled + one.factor_error,
             },
         },
         "cosine": _mean(one.cosine),
