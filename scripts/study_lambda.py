@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> Study:
     parser.add_argument("--relative-gap", type=float, default=2e-4, help="goal on the mesh")
     parser.add_argument("--strengths", nargs="+", type=float, default=list(STRENGTHS))
     parser.add_argument("--trained", nargs="*", type=float, default=None, help="λ of the critics")
-    parser.add_argument("--steps", type=int, default=Effort.steps, help="of each training")
+    parser.add_argument("--steps", type=int, default=2000, help="of each training")
     parser.add_argument("--quick", action="store_true", help="coarse, few λ, hardly trained")
     arguments = parser.parse_args(argv)
     if MPI.COMM_WORLD.size > 1:

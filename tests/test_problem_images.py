@@ -196,7 +196,7 @@ def test_the_letter_of_the_package_is_upright() -> None:
 def test_the_script_makes_the_files_of_the_package(tmp_path: Path) -> None:
     script = load_script("make_images")
     assert script.main(["--output", str(tmp_path)]) == 0
-    for name in ("letter.png", "ring.png"):
+    for name in ("letter.png", "ring.png", "lanes_source.png", "lanes_target.png"):
         with Pillow.open(tmp_path / name) as new, Pillow.open(PROBLEMS / name) as old:
             np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
     for array in ("hill", "sector"):
