@@ -213,16 +213,34 @@ def test_the_table_has_the_best_first(comparison: Comparison) -> None:
     for row, (name, one) in zip(rows, result["critics"].items(), strict=True):
         words = [word for word in row[1:] if word != "(−)"]
         assert ("(−)" in row) == (one["sign"] == -1), name
-        assert float(words[0]) == pytest.approx(one["critic_loss"], rel=1e-4)
-        assert float(words[1]) == pytest.approx(one["penalty"], rel=1e-3)
-        assert float(words[2]) == pytest.approx(one["dual_value"], rel=1e-4)
+        assert float(words[0]) == pytest.approx(one["critic_loss"], rel=6e-4)
+        assert float(words[1]) == pytest.approx(one["penalty"], rel=6e-3)
+        assert float(words[2]) == pytest.approx(one["dual_value"], rel=6e-4)
         lost = [float(word) for word in words[3].split("..")]
         relative = one["relative_suboptimality"]
         assert lost == pytest.approx([100 * relative["lower"], 100 * relative["upper"]], rel=6e-3)
-        assert float(words[4]) == pytest.approx(one["cosine"]["weight"], abs=6e-5)
+        assert float(words[4]) == pytest.approx(one["cosine"]["weight"], abs=6e-4)
         assert float(words[6]) == pytest.approx(one["momentum_relative_l1"], rel=6e-3)
     assert "(|∇u| of the solution: 1.0180)" in text
     assert max(map(len, text.rstrip().splitlines())) <= 100
+
+
+def test_long_names_leave_room_for_all_digits(comparison: Comparison) -> None:
+    content = comparison.result()
+    one = content["critics"]["random.pt"]
+    one |= {
+        "critic_loss": -0.0123456,
+        "penalty": 1.2345e-05,
+        "dual_value": -0.0123456,
+        "sign": -1,
+        "relative_suboptimality": {"lower": 0.9999, "upper": 1.0234},
+    }
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(compare_table({**content, "critics": {"m" * 50: one}}, Path("out")))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "100..102" in text
 
 
 def test_the_table_of_w1_tells_what_multiples_are_worth() -> None:
@@ -234,7 +252,7 @@ def test_the_table_of_w1_tells_what_multiples_are_worth() -> None:
     row = next(line for line in text.splitlines() if "a.pt" in line).split()
     best = result["critics"]["a.pt"]["best_multiple"]["dual_value"]
     assert row[-6:-3] == ["inf", "-inf", "inf"]
-    assert float(row[-1]) == pytest.approx(best, rel=1e-4)
+    assert float(row[-1]) == pytest.approx(best, rel=6e-4)
 
 
 def test_the_table_of_nothing_to_move_has_no_percents() -> None:
