@@ -128,7 +128,7 @@ def compare_table(result: Mapping[str, Any], directory: Path) -> Table:
     # For W₁ there is no weight and a critic has no momentum; most need to be made less steep.
     measure = "source" if infinite else "weight"
     last = "D(cf)" if infinite else "|m−m_f|"
-    explained = "D of the best multiple cf" if infinite else "|m−m_f| relative to |m|"
+    explained = "D(cf) of the best multiple" if infinite else "|m−m_f| relative to |m|"
     table = Table(
         box=box.SIMPLE,
         title=f"{result.get('title') or 'critics'}: cost {bounds} (λ = "
@@ -136,11 +136,11 @@ def compare_table(result: Mapping[str, Any], directory: Path) -> Table:
         title_justify="left",
         caption=f"L critic loss, P one-sided penalty, D = L − P; lost: what D lacks to the "
         f"best,\ncertified, in % of the cost; cosine and |∇f| are means under the {measure}\n"
-        f"(|∇u| of the solution: {_solution_norm(result, measure)}); {last}: {explained}\n"
+        f"(|∇u| of the solution: {_solution_norm(result, measure)}); {explained}\n"
         f"files: {directory}/",
         caption_justify="left",
     )
-    table.add_column("critic", no_wrap=True)
+    table.add_column("critic", overflow="fold")  # it makes room for the numbers
     for name in ("L", "P", "D", "lost", "cosine", "|∇f|", last):
         table.add_column(name, justify="right", no_wrap=True)
     for name, critic in result["critics"].items():
@@ -148,13 +148,13 @@ def compare_table(result: Mapping[str, Any], directory: Path) -> Table:
         best = critic["best_multiple"]["dual_value"]
         table.add_row(
             Text(name + (" (−)" if critic["sign"] < 0 else "")),
-            _figure(critic["critic_loss"], ".5g"),
-            _figure(critic["penalty"], ".4g"),
-            _figure(critic["dual_value"], ".5g"),
+            _figure(critic["critic_loss"], ".4g"),
+            _figure(critic["penalty"], ".3g"),
+            _figure(critic["dual_value"], ".4g"),
             _percents(critic["relative_suboptimality"]),
-            _figure(critic["cosine"][measure], ".4f"),
-            _figure(norms["critic"][measure], ".4f"),
-            _figure(best, ".5g") if infinite else _figure(critic["momentum_relative_l1"], ".3g"),
+            _figure(critic["cosine"][measure], ".3f"),
+            _figure(norms["critic"][measure], ".3f"),
+            _figure(best, ".4g") if infinite else _figure(critic["momentum_relative_l1"], ".3g"),
         )
     return table
 

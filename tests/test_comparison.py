@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -215,16 +213,34 @@ def test_the_table_has_the_best_first(comparison: Comparison) -> None:
     for row, (name, one) in zip(rows, result["critics"].items(), strict=True):
         words = [word for word in row[1:] if word != "(−)"]
         assert ("(−)" in row) == (one["sign"] == -1), name
-        assert float(words[0]) == pytest.approx(one["critic_loss"], rel=1e-4)
-        assert float(words[1]) == pytest.approx(one["penalty"], rel=1e-3)
-        assert float(words[2]) == pytest.approx(one["dual_value"], rel=1e-4)
+        assert float(words[0]) == pytest.approx(one["critic_loss"], rel=6e-4)
+        assert float(words[1]) == pytest.approx(one["penalty"], rel=6e-3)
+        assert float(words[2]) == pytest.approx(one["dual_value"], rel=6e-4)
         lost = [float(word) for word in words[3].split("..")]
         relative = one["relative_suboptimality"]
         assert lost == pytest.approx([100 * relative["lower"], 100 * relative["upper"]], rel=6e-3)
-        assert float(words[4]) == pytest.approx(one["cosine"]["weight"], abs=6e-5)
+        assert float(words[4]) == pytest.approx(one["cosine"]["weight"], abs=6e-4)
         assert float(words[6]) == pytest.approx(one["momentum_relative_l1"], rel=6e-3)
     assert "(|∇u| of the solution: 1.0180)" in text
     assert max(map(len, text.rstrip().splitlines())) <= 100
+
+
+def test_long_names_leave_room_for_all_digits(comparison: Comparison) -> None:
+    content = comparison.result()
+    one = content["critics"]["random.pt"]
+    one |= {
+        "critic_loss": -0.0123456,
+        "penalty": 1.2345e-05,
+        "dual_value": -0.0123456,
+        "sign": -1,
+        "relative_suboptimality": {"lower": 0.9999, "upper": 1.0234},
+    }
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(compare_table({**content, "critics": {"m" * 50: one}}, Path("out")))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "100..102" in text
 
 
 def test_the_table_of_w1_tells_what_multiples_are_worth() -> None:
@@ -236,7 +252,7 @@ def test_the_table_of_w1_tells_what_multiples_are_worth() -> None:
     row = next(line for line in text.splitlines() if "a.pt" in line).split()
     best = result["critics"]["a.pt"]["best_multiple"]["dual_value"]
     assert row[-6:-3] == ["inf", "-inf", "inf"]
-    assert float(row[-1]) == pytest.approx(best, rel=1e-4)
+    assert float(row[-1]) == pytest.approx(best, rel=6e-4)
 
 
 def test_the_table_of_nothing_to_move_has_no_percents() -> None:
@@ -280,77 +296,3 @@ def test_steps_are_shown_on_terminals_alone() -> None:
             step("first.pt")
         assert isinstance(console.file, io.StringIO)
         assert console.file.getvalue() == ""
-
-
-# --- directories --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("result")
-    solution("p2").write(path)
-    return path
-
-
-def change_result(path: Path, **changes: Any) -> None:
-    file = path / "result.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(content | changes), encoding="utf-8")
-
-
-def test_results_that_are_none(directory: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"result.json: no result here; allowed: a directory"):
-        ct.reference_from_directory(tmp_path)
-    path = tmp_path / "copy"
-    shutil.copytree(directory, path)
-    bounds = json.loads((path / "result.json").read_text())["bounds"]
-    change_result(path, bounds=bounds | {"lower": bounds["lower"] * 1.0001})
-    with pytest.raises(InputError, match=r"as the lower bound that solution.npz gives.*one run"):
-        ct.reference_from_directory(path)
-    change_result(path, status="infeasible")
-    with pytest.raises(InputError, match=r"copy: found an infeasible problem.*allowed: a solution"):
-        ct.reference_from_directory(path)
-    (path / "result.json").write_text("{")
-    with pytest.raises(InputError, match="not a readable result"):
-        ct.reference_from_directory(path)
-    change = json.loads((directory / "result.json").read_text())
-    for key, text in (
-        ("bounds", r"result.json: bounds\.lower: found None; allowed: a number"),
-        ("problem", r"result.json: problem\.penalty\.strength: found None"),
-        ("values", r"result.json: values\.critic_loss: found None"),
-    ):
-        part = {name: value for name, value in change.items() if name != key}
-        (path / "result.json").write_text(json.dumps(part))
-        with pytest.raises(InputError, match=text):
-            ct.reference_from_directory(path)
-
-
-def test_solutions_that_are_damaged(directory: Path, tmp_path: Path) -> None:
-    path = tmp_path / "copy"
-    shutil.copytree(directory, path)
-    file = path / "solution.npz"
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"solution.npz: not a readable"):
-        ct.reference_from_directory(path)
-    file.unlink()
-    with pytest.raises(InputError, match=r"solution.npz: no such file"):
-        ct.reference_from_directory(path)
-    with np.load(directory / "solution.npz") as stored:
-        arrays = dict(stored)
-    for name, wrong, text in (
-        ("edges", arrays["edges"][:, ::-1], "array edges lacks an edge of a cell"),
-        ("edges", arrays["edges"] + 1, "found vertices 1 to 85 in edges; allowed: 0 to 84"),
-        ("cells", arrays["cells"] - 1, "found vertices -1 to 83 in cells; allowed: 0 to 84"),
-        ("potential", arrays["potential"] * np.nan, "lower bound"),
-    ):
-        np.savez(file, **(arrays | {name: wrong}))
-        with pytest.raises(InputError, match=text):
-            ct.reference_from_directory(path)
-    # The edges may come in any order.
-    order = np.random.default_rng(0).permutation(len(arrays["edges"]))
-    changed = {name: arrays[name][order] for name in ("edges", "potential_edges")}
-    np.savez(file, **(arrays | changed))
-    read = ct.reference_from_directory(path)
-    assert read.bounds.lower == pytest.approx(reference("p2").bounds.lower, rel=1e-13)
-    assert math.isfinite(read.bounds.upper)
