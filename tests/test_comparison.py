@@ -206,7 +206,7 @@ def test_directories_that_cannot_be_written(comparison: Comparison, tmp_path: Pa
 def test_the_table_has_the_best_first(comparison: Comparison) -> None:
     result = comparison.result()
     text = text_of(result)
-    assert text.startswith("Two Gaussians: cost 0.36422612 .. 0.37178032 (λ = 10)")
+    assert text.startswith("Two Gaussians: cost 0.36422612 .. 0.37180001 (λ = 10)")
     lines = [line.split() for line in text.splitlines()]
     rows = [line for line in lines if line and line[0] in result["critics"]]
     assert [row[0] for row in rows] == list(result["critics"])

@@ -23,7 +23,8 @@ from congested.certificate import cell_integrals, potential_means
 from congested.critics.integrals import CellIntegrals, integrate, pieces_per_cell
 from congested.critics.network import Affine, Critic, Network
 from congested.critics.reference import Reference
-from congested.errors import InputError
+from congested.critics.rounding import Rounding, rounding_of
+from congested.errors import CongestedError, InputError
 from congested.geometry import FloatArray, barycentric_gradients
 from congested.io.arrays import gather_rows
 from congested.measures.base import run_collectively
@@ -192,16 +193,24 @@ def evaluate(
     network = _network_to_cut(reference, critic, number) if exact else None
     tried = _guessed_sign(reference, critic) if sign is None else sign
     for _ in range(2):
+        signed = Affine(critic, float(tried))
         integrals = run_collectively(
-            comm,
-            partial(integrate, reference, Affine(critic, float(tried)), tolerance, network),
+            comm, partial(integrate, reference, signed, tolerance, network, 2 * _MOST_PIECES)
         )
+        if comm.allreduce(integrals is None, op=MPI.LOR):  # more than some cells let expect
+            network = None
+            integrals = run_collectively(
+                comm, partial(integrate, reference, signed, tolerance, network)
+            )
+        assert integrals is not None
         load = (reference.source - reference.target) * integrals.column("value")
         critic_loss = reference.total(load)
         if sign is not None or critic_loss >= 0.0:
             break
         tried = -tried  # the guess was wrong
-    return _evaluation(reference, integrals, tried, critic_loss)
+    assert integrals is not None
+    rounding = None if network is None else _rounding(reference, network)
+    return _evaluation(reference, integrals, rounding, tried, critic_loss)
 
 
 def _network_to_cut(reference: Reference, critic: Critic, number: int) -> Network | None:
@@ -219,6 +228,41 @@ def _network_to_cut(reference: Reference, critic: Critic, number: int) -> Networ
     return critic if pieces <= most else None
 
 
+def _rounding(reference: Reference, network: Network) -> Rounding:
+    """Return what rounding can do to a network on the domain (collective)."""
+    radius = np.abs(reference.simplices).max(axis=(0, 1), initial=0.0)
+    reference.comm.Allreduce(MPI.IN_PLACE, radius, op=MPI.MAX)
+    return rounding_of(network, radius)
+
+
+def _rounding_errors(
+    reference: Reference, integrals: CellIntegrals, rounding: Rounding
+) -> tuple[float, float]:
+    """Return bounds of the errors of critic loss and penalty of a network (collective).
+
+    Where an entry of a layer counts as zero and is not, the gradient is that of the other side of
+    a kink. For each entry z these places are |z| ≤ 2t in a piece, and by the coarea formula ∫|∇z|
+    over them is at most 4t times the largest section of the cell.
+    """
+    total, volume = reference.total, reference.volume
+    difference = np.abs(reference.source - reference.target)
+    mass = total(difference * volume)
+    loss = mass * (rounding.value + rounding.shift)
+    loss += _ROUNDING * total(difference * np.abs(integrals.column("value")))
+    capacity = np.where(np.isfinite(reference.capacity), reference.capacity, 0.0)
+    edges = reference.simplices[:, :, None] - reference.simplices[:, None]
+    diameter = np.linalg.norm(edges, axis=3).max(axis=(1, 2), initial=0.0)
+    sections = total(capacity * integrals.pieces * diameter ** (reference.dimension - 1))
+    penalty = _ROUNDING * total(integrals.column("penalty"))
+    for place, size in (
+        (sections, 4.0 * rounding.shift),
+        (total(capacity * volume), rounding.gradient),
+    ):
+        if place > 0.0 and size > 0.0:
+            penalty += place * size * rounding.slope
+    return loss, penalty
+
+
 def _guessed_sign(reference: Reference, critic: Critic) -> int:
     """Return the sign of the critic loss of the critic's interpolation (collective)."""
 
@@ -232,7 +276,11 @@ def _guessed_sign(reference: Reference, critic: Critic) -> int:
 
 
 def _evaluation(
-    reference: Reference, integrals: CellIntegrals, sign: int, critic_loss: float
+    reference: Reference,
+    integrals: CellIntegrals,
+    rounding: Rounding | None,
+    sign: int,
+    critic_loss: float,
 ) -> Evaluation:
     comm, total = reference.comm, reference.total
     finite = math.isfinite(reference.strength)
@@ -245,17 +293,26 @@ def _evaluation(
         smallest = comm.allreduce(float(integrals.lengths.min(initial=math.inf)), op=MPI.MIN)
         two_sided = penalty if smallest > 1.0 - _STEEP else math.inf
     difference = np.abs(reference.source - reference.target)
-    loss_error = total(difference * integrals.error("value"))
-    error = loss_error + total(integrals.error("penalty"))
-    if integrals.exact:
-        # Sums of so many numbers, each right to the last digits.
-        loss_error = _ROUNDING * total(difference * np.abs(integrals.column("value")))
-        error = loss_error + _ROUNDING * total(integrals.column("penalty"))
     dual_value = critic_loss - penalty
     lower, upper = reference.bounds.lower, reference.bounds.upper
+    if rounding is not None:
+        loss_error, penalty_error = _rounding_errors(reference, integrals, rounding)
+    else:
+        loss_error = total(difference * integrals.error("value"))
+        penalty_error = total(integrals.error("penalty"))
+    # For W₁ slopes count as one that exceed it by a little.
+    error = loss_error + penalty_error + (0.0 if finite else _STEEP * abs(critic_loss))
+    if rounding is None and dual_value - upper > error:
+        # Impossible, so that the estimate was too small; it is at least this.
+        error = dual_value - upper
+    elif dual_value - upper > error + _ROUNDING * abs(upper):
+        raise CongestedError(
+            f"found the dual value {dual_value:.10g} ± {error:.2g} above the upper bound "
+            f"{upper:.10g}, which is impossible: the solution or this program is wrong"
+        )
     suboptimality = (max(0.0, lower - dual_value - error), upper - dual_value + error)
     factor, factor_dual_value, factor_error = _best_multiple(
-        reference, integrals, critic_loss, loss_error, largest
+        reference, integrals, critic_loss, loss_error, penalty_error, largest
     )
 
     flux_length = reference.volume * np.linalg.norm(reference.momentum.mean(axis=1), axis=1)
@@ -309,7 +366,7 @@ def _evaluation(
         momentum_relative_l1_error=relative_error,
         momentum_divergence_error=divergence,
         exact=integrals.exact,
-        pieces=int(comm.allreduce(integrals.pieces)),
+        pieces=int(comm.allreduce(int(integrals.pieces.sum()))),
         fields=fields,
     )
 
@@ -319,6 +376,7 @@ def _best_multiple(
     integrals: CellIntegrals,
     critic_loss: float,
     loss_error: float,
+    penalty_error: float,
     largest: float,
 ) -> tuple[float, float, float]:
     """Return the best multiple of the critic, its dual value and the error of it (collective)."""
@@ -328,7 +386,7 @@ def _best_multiple(
     # Slopes of the size of one, whatever the critic's units.
     loss, error = critic_loss / largest, loss_error / largest
     if math.isinf(reference.strength):
-        return 1.0 / largest, loss, error
+        return 1.0 / largest, loss, error + _STEEP * loss
     lengths: FloatArray = np.asarray(integrals.lengths / largest)
     factor = best_factor(reference.comm, lengths, integrals.stiffness, loss)
 
@@ -338,7 +396,10 @@ def _best_multiple(
 
     fine = penalty(integrals.lengths, integrals.stiffness)
     coarse = penalty(integrals.coarse_lengths, integrals.coarse_stiffness)
-    error = factor * error + (_ROUNDING * fine if integrals.exact else abs(fine - coarse))
+    error = factor * error + abs(fine - coarse)
+    if integrals.exact:
+        # The penalty is quadratic in slopes: its error grows with the square of the factor.
+        error += max(1.0, (factor / largest) ** 2) * penalty_error + _ROUNDING * fine
     return factor / largest, factor * loss - fine, error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from congested.critics.network import Critic, Network
 from congested.critics.pieces import Pieces, affine_pieces, whole
 from congested.critics.reference import Reference
-from congested.geometry import BoolArray, FloatArray, split_simplices
+from congested.geometry import BoolArray, FloatArray, IntArray, split_simplices
 from congested.integrand import gradient_penalty, momentum_norm, two_sided_penalty
 from congested.quadrature import simplex_rule
 
@@ -61,7 +61,7 @@ class CellIntegrals:
     coarse_lengths, coarse_stiffness
         The same of the other rule; the same arrays if `exact`.
     pieces
-        Number of pieces.
+        Number of pieces of each cell (n,).
     exact
         Whether value and gradient were integrated exactly.
     """
@@ -72,7 +72,7 @@ class CellIntegrals:
     stiffness: FloatArray
     coarse_lengths: FloatArray
     coarse_stiffness: FloatArray
-    pieces: int
+    pieces: IntArray
     exact: bool
 
     def column(self, name: str) -> FloatArray:
@@ -118,8 +118,12 @@ def pieces_per_cell(reference: Reference, network: Network, most: float) -> floa
 
 
 def integrate(
-    reference: Reference, critic: Critic, tolerance: float, network: Network | None
-) -> CellIntegrals:
+    reference: Reference,
+    critic: Critic,
+    tolerance: float,
+    network: Network | None,
+    most: float = math.inf,
+) -> CellIntegrals | None:
     """Integrate a critic over this rank's cells (not collective).
 
     Parameters
@@ -134,11 +138,19 @@ def integrate(
     network
         The piecewise affine network that the critic is a multiple of, if its pieces are to be
         found; else None.
+    most
+        Number of pieces that may be found.
+
+    Returns
+    -------
+    CellIntegrals or None
+        None if there are more pieces.
     """
     number, columns = len(reference.simplices), len(QUANTITIES) + reference.dimension
     fine, difference = np.zeros((number, columns)), np.zeros((number, columns))
     # |∇f| and the capacity times the volume, by the finer rule and by the other.
     slopes: list[list[FloatArray]] = [[np.zeros(0)] for _ in range(4)]
+    counts = np.zeros(number, dtype=np.int64)
     count = 0
     if network is not None:
         batches = _affine_batches(reference, critic, network)
@@ -171,12 +183,15 @@ def integrate(
             slopes[2 * place + 1].append((stiffness * weights).ravel())
             if network is not None:
                 break
+        counts += np.bincount(owner, minlength=number)
         count += len(owner)
+        if network is not None and count > most:
+            return None
     exact = network is not None
     lengths, stiffness, *others = (np.concatenate(one) for one in slopes)
     coarse_lengths, coarse_stiffness = (lengths, stiffness) if exact else others
     return CellIntegrals(
-        fine, difference, lengths, stiffness, coarse_lengths, coarse_stiffness, count, exact
+        fine, difference, lengths, stiffness, coarse_lengths, coarse_stiffness, counts, exact
     )
 
 

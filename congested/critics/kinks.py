@@ -18,14 +18,10 @@ from congested.geometry import FloatArray, IntArray
 
 compiled = compiler(__file__, clip_kernels.__file__)
 
-# Entries below this part of the largest one on the simplex count as zero: a cut there would leave
-# pieces without volume, and to leave it out changes the function by as little.
-_ZERO = 1e-13
-
 
 @compiled
 def _find_sign_kink(
-    entries: FloatArray, piece: FloatArray, scale: float, start: int, heights: FloatArray
+    entries: FloatArray, piece: FloatArray, zero: FloatArray, start: int, heights: FloatArray
 ) -> int:
     """Return the first entry from `start` on that changes its sign on a piece, -1 for none.
 
@@ -38,7 +34,7 @@ def _find_sign_kink(
             value = 0.0
             for k in range(corners):
                 value += piece[i, k] * entries[k, j]
-            if abs(value) <= _ZERO * scale:
+            if abs(value) <= zero[j]:
                 value = 0.0
             heights[i] = value
             low, high = min(low, value), max(high, value)
@@ -49,7 +45,7 @@ def _find_sign_kink(
 
 @compiled
 def _find_order_kink(
-    entries: FloatArray, piece: FloatArray, scale: float, size: int, heights: FloatArray
+    entries: FloatArray, piece: FloatArray, zero: FloatArray, size: int, heights: FloatArray
 ) -> int:
     """Return 0 if two entries of a group change their order on a piece, else -1.
 
@@ -70,7 +66,7 @@ def _find_order_kink(
             low, high = 0.0, 0.0
             for i in range(corners):
                 value = values[i, above] - values[i, below]
-                if abs(value) <= _ZERO * scale:
+                if abs(value) <= zero[below] + zero[above]:
                     value = 0.0
                 heights[i] = value
                 low, high = min(low, value), max(high, value)
@@ -87,13 +83,18 @@ def _doubled(array: FloatArray) -> FloatArray:
 
 
 @compiled
-def cut_at_kinks(entries: FloatArray, group_size: int) -> tuple[FloatArray, IntArray]:
+def cut_at_kinks(
+    entries: FloatArray, zero: FloatArray, group_size: int
+) -> tuple[FloatArray, IntArray]:
     """Cut simplices where entries that are affine on each change signs, or order.
 
     Parameters
     ----------
     entries
         What the layer gives at the vertices (n, d+1, w), d = 2 or 3.
+    zero
+        How small each entry (w,) may be to count as zero: what rounding can make of it. A cut there
+        would leave pieces without volume.
     group_size
         0: kinks are where an entry is zero. Else: where two entries of a group of so many
         neighbours are equal.
@@ -114,10 +115,6 @@ def cut_at_kinks(entries: FloatArray, group_size: int) -> tuple[FloatArray, IntA
     heights = np.empty(corners)
     for n in range(number):
         values = entries[n]
-        scale = 0.0
-        for i in range(corners):
-            for j in range(values.shape[1]):
-                scale = max(scale, abs(values[i, j]))
         stack[0] = np.eye(corners)
         start[0] = 0
         waiting = 1
@@ -125,9 +122,9 @@ def cut_at_kinks(entries: FloatArray, group_size: int) -> tuple[FloatArray, IntA
             waiting -= 1
             piece = stack[waiting].copy()
             if group_size:
-                kink = _find_order_kink(values, piece, scale, group_size, heights)
+                kink = _find_order_kink(values, piece, zero, group_size, heights)
             else:
-                kink = _find_sign_kink(values, piece, scale, start[waiting], heights)
+                kink = _find_sign_kink(values, piece, zero, start[waiting], heights)
             if kink < 0:
                 if count == len(pieces):
                     pieces, owner = _doubled(pieces), _doubled(owner)

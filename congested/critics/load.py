@@ -364,6 +364,11 @@ def _from_saved(saved: Any, given: Mapping[str, Any]) -> Network:
             found = f"a dictionary of {', '.join(map(str, list(state)[:8])) or 'nothing'}"
         raise InputError(f"found {found}; allowed: a state dict: arrays by name", key="state")
     arrays = {name: tensor.detach().to("cpu").double().numpy() for name, tensor in state.items()}
+    # What a file says of other activations does no harm; what a user says is taken at its word.
+    activation = given["activation"] or described.get("activation")
+    for name, owner in (("slope", "leaky-relu"), ("group_size", "group-sort")):
+        if activation is not None and str(activation) != owner:
+            described.pop(name, None)
     described |= {name: value for name, value in given.items() if value is not None}
     return network_from_state(arrays, **described)
 

@@ -165,7 +165,11 @@ class Network:
         """Return the values (m,) at points (m, d)."""
         points = _checked(points, self.dimension)
         last = len(self.weights) - 1
-        return in_chunks(lambda some: self.preactivation(last, some)[:, 0], points, len(points))
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = in_chunks(
+                lambda some: self.preactivation(last, some)[:, 0], points, len(points)
+            )
+        return _finite(values, (len(points),), "value")
 
     def gradient(self, points: FloatArray) -> FloatArray:
         """Return the gradients (m, d) at points (m, d).
@@ -173,7 +177,9 @@ class Network:
         On a kink it is the gradient on one of its sides.
         """
         points = _checked(points, self.dimension)
-        return in_chunks(self._gradient, points, len(points))
+        with np.errstate(over="ignore", invalid="ignore"):
+            gradients = in_chunks(self._gradient, points, len(points))
+        return _finite(gradients, points.shape, "gradient")
 
     def _gradient(self, points: FloatArray) -> FloatArray:
         before = []

@@ -1,7 +1,8 @@
 """The pieces on which a piecewise affine critic is affine, cell by cell of a mesh.
 
 On each piece the critic is affine and its gradient constant, so that its dual value with
-piecewise constant data is a finite sum: no quadrature error, and bounds of it that cannot be wrong.
+piecewise constant data is a finite sum: no quadrature error, and what rounding can do has a bound
+(`congested.critics.rounding`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from congested.critics.kinks import cut_at_kinks
 from congested.critics.network import Activation, Network
+from congested.critics.rounding import rounding_of
 from congested.errors import InputError
 from congested.geometry import FloatArray, IntArray
 
@@ -68,6 +70,8 @@ def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
             f"found {network.activation}; allowed: a piecewise affine activation", key="activation"
         )
     last = len(network.weights) - 1
+    radius = np.abs(simplices).max(axis=(0, 1)) if len(simplices) else np.zeros(simplices.shape[2])
+    zeros = rounding_of(network, radius).entries
     # Pieces that are whole for the layers below one. Depth first: however many pieces there are,
     # only those of one chunk per layer are in memory.
     waiting = [(whole(len(simplices), simplices.shape[1]), 0)]
@@ -79,15 +83,20 @@ def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
         if len(pieces.owner) > _AT_A_TIME:
             waiting.append((_part(pieces, slice(_AT_A_TIME, None)), layer))
             pieces = _part(pieces, slice(_AT_A_TIME))
-        waiting.append((_cut(network, layer, simplices, pieces), layer + 1))
+        waiting.append((_cut(network, layer, simplices, pieces, zeros[layer]), layer + 1))
 
 
 def _part(pieces: Pieces, some: slice) -> Pieces:
     return Pieces(pieces.shares[some], pieces.owner[some])
 
 
-def _cut(network: Network, layer: int, simplices: FloatArray, pieces: Pieces) -> Pieces:
-    """Cut pieces at the kinks of the activation behind a layer, which is affine on each."""
+def _cut(
+    network: Network, layer: int, simplices: FloatArray, pieces: Pieces, zero: FloatArray
+) -> Pieces:
+    """Cut pieces at the kinks of the activation behind a layer, which is affine on each.
+
+    Entries (w,) up to `zero` count as zero.
+    """
     corners, dimension = simplices.shape[1:]
     width = len(network.weights[layer])
     # The network is continuous: its value at a vertex is that of every piece around it.
@@ -96,5 +105,5 @@ def _cut(network: Network, layer: int, simplices: FloatArray, pieces: Pieces) ->
     size = 0
     if network.activation is Activation.GROUP_SORT:
         size = network.group_size or width
-    shares, parent = cut_at_kinks(np.ascontiguousarray(entries), size)
+    shares, parent = cut_at_kinks(np.ascontiguousarray(entries), zero, size)
     return Pieces(np.matmul(shares, pieces.shares[parent]), pieces.owner[parent])

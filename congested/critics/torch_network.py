@@ -227,8 +227,13 @@ def effective_network(critic: TorchCritic) -> Network:
     if critic.method.lipschitz and all(np.isfinite(weight).all() for weight in weights):
         # Exact where the parametrisation has the norm one up to rounding, or an estimate.
         weights = [weight / max(np.linalg.norm(weight, 2), 1e-300) for weight in weights]
+    sorts = critic.activation is Activation.GROUP_SORT
     return Network(
-        tuple(weights), tuple(biases), critic.activation, critic.slope, critic.group_size
+        tuple(weights),
+        tuple(biases),
+        critic.activation,
+        critic.slope,
+        critic.group_size if sorts else None,
     )
 
 
@@ -238,12 +243,12 @@ def state_of_network(network: Network) -> dict[str, Any]:
     for number, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
         state[f"net.{2 * number}.weight"] = torch.tensor(weight)
         state[f"net.{2 * number}.bias"] = torch.tensor(bias)
-    return {
-        "state_dict": state,
-        "activation": str(network.activation),
-        "group_size": network.group_size,
-        "slope": network.slope,
-    }
+    content: dict[str, Any] = {"state_dict": state, "activation": str(network.activation)}
+    if network.activation is Activation.GROUP_SORT:
+        content["group_size"] = network.group_size
+    if network.activation is Activation.LEAKY_RELU:
+        content["slope"] = network.slope
+    return content
 
 
 def network_of_state(content: Mapping[str, Any]) -> Network:
@@ -251,8 +256,8 @@ def network_of_state(content: Mapping[str, Any]) -> Network:
     return network_from_state(
         content["state_dict"],
         activation=content["activation"],
-        slope=content["slope"],
-        group_size=content["group_size"],
+        slope=content.get("slope"),
+        group_size=content.get("group_size"),
     )
 
 

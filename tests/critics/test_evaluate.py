@@ -210,7 +210,7 @@ def test_pieces_and_quadrature_agree_within_the_errors(name: str, activation: st
     exact, other = (evaluate(found, network, exact=flag) for flag in (True, False))
     assert (exact.exact, other.exact) == (True, False)
     assert exact.sign == other.sign
-    assert exact.error < 1e-12 * (exact.penalty + exact.critic_loss) < other.error
+    assert exact.error < 1e-6 * (exact.penalty + exact.critic_loss) < other.error
     assert other.error < 0.05 * abs(exact.penalty + exact.critic_loss)
     assert abs(exact.dual_value - other.dual_value) <= other.error
     # Intervals of the truth contain each other.
@@ -282,6 +282,77 @@ def test_no_critic_is_above_the_upper_bound(
         assert 0.0 <= getattr(one.gradient_norm, measure) <= one.largest_gradient_norm + 1e-12
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 100_000),
+    name=st.sampled_from(["plane", "cube"]),
+    activation=st.sampled_from(["relu", "absolute", "group-sort"]),
+)
+def test_scales_that_differ_widely_cost_certainty_and_not_truth(
+    seed: int, name: str, activation: str
+) -> None:
+    found = reference(name)
+    random = np.random.default_rng(seed)
+    network = network_of(seed, found.dimension, activation, width=4)
+    scales = 10.0 ** random.uniform(-12.0, 12.0, 4)
+    shifts = 10.0 ** random.uniform(0.0, 16.0, 4) * random.integers(-1, 2, 4)
+    first, second, last = network.weights
+    weights = (scales[:, None] * first, second / scales, last)
+    # What one layer adds the next takes away, where an entry is positive.
+    biases = (scales * network.biases[0] + shifts, network.biases[1] - second @ (shifts / scales))
+    odd = Network(weights, (*biases, network.biases[2]), activation, group_size=network.group_size)
+    one = evaluate(found, odd)
+    assert one.dual_value - one.error <= found.bounds.upper
+    assert one.factor_dual_value - one.factor_error <= found.bounds.upper
+    assert 0.0 <= one.suboptimality[0] <= one.suboptimality[1]
+
+
+@pytest.mark.parametrize("bias", [0.0, 1e10, 1e13, 1e15])
+def test_a_dead_neuron_of_any_size_hides_no_kink(bias: float) -> None:
+    # A staircase whose steps lie between the middles of the cells, steep and therefore costly.
+    found = reference("plane")
+    middles = np.unique(np.round(found.simplices[:, :, 0].mean(axis=1), 12))
+    steps = 0.5 * (middles[1:] + middles[:-1])
+    width = 0.05 * np.diff(middles).min()
+    slope = 20.0 / (len(steps) * width)
+    starts = np.concatenate([steps - 0.5 * width, steps + 0.5 * width])
+    first = np.zeros((len(starts) + 1, 2))
+    first[:-1, 0] = 1.0
+    sizes = np.repeat([-slope, slope], len(steps))
+    stairs = Network((first, np.append(sizes, 0.0)[None]), (np.append(-starts, bias), np.zeros(1)))
+    one = evaluate(found, stairs, sign=1)
+    assert one.exact
+    assert one.largest_gradient_norm == pytest.approx(slope, rel=1e-9)
+    # By hand: the steps take this part of the mass of the weight, which is nearly constant there.
+    assert one.dual_value < -10.0
+    assert one.dual_value == pytest.approx(
+        evaluate(
+            found, Network((first[:-1], sizes[None]), (-starts, np.zeros(1))), sign=1
+        ).dual_value,
+        rel=1e-6,
+    )
+
+
+def test_cancellation_inside_a_network_is_in_the_error() -> None:
+    # Eight units in the last place of the large bias are one: the plane becomes a staircase.
+    found = reference("plane")
+    down = -np.array([[0.4, 0.25]]) / np.hypot(0.4, 0.25)
+    weights = (down, np.ones((1, 1)), np.ones((1, 1)))
+    stairs = Network(weights, (np.array([1.175]), np.array([8e15]), np.array([-8e15])))
+    one = evaluate(found, stairs, sign=1)
+    assert one.error > 0.5
+    assert one.dual_value - one.error <= found.bounds.upper
+    assert one.suboptimality[0] == 0.0 <= one.suboptimality[1]
+
+
+def test_numbers_that_overflow_are_refused() -> None:
+    found = reference("plane")
+    up = np.array([[0.8, 0.6]])
+    huge = Network((1e200 * up, np.array([[1e200]])), (np.ones(1), np.zeros(1)))
+    with pytest.raises(InputError, match="allowed: finite numbers"):
+        evaluate(found, huge)
+
+
 @pytest.mark.parametrize("name", ["plane", "cube"])
 def test_the_best_multiple_is_the_best(name: str) -> None:
     found = reference(name)
@@ -296,7 +367,8 @@ def test_the_best_multiple_is_the_best(name: str) -> None:
     rough = evaluate(found, network, exact=False)
     assert rough.factor == pytest.approx(one.factor, rel=0.02)
     assert abs(rough.factor_dual_value - one.factor_dual_value) < rough.factor_error
-    assert one.factor_error < 1e-12 < rough.factor_error < 0.1 * one.factor_dual_value
+    # Rounding, bounded for the worst case, is still far below what rules differ by.
+    assert one.factor_error < 1e-6 < rough.factor_error < 0.1 * one.factor_dual_value
     for other in (0.5, 0.9, 0.99, 0.999, 1.001, 1.01, 1.1, 2.0):
         value = evaluate(found, network.scaled(other * factor), sign=1).dual_value
         assert value < one.factor_dual_value
@@ -371,7 +443,8 @@ def test_w1_asks_for_slopes_up_to_one(name: str) -> None:
     one = evaluate(found, own_potential(found))
     assert one.penalty == 0.0
     assert one.dual_value == pytest.approx(lower, rel=1e-11)
-    assert one.suboptimality == pytest.approx((0.0, upper - lower), abs=1e-11)
+    # Slopes count as one that exceed it by 1e-9.
+    assert one.suboptimality == pytest.approx((0.0, upper - lower), abs=2e-9 * upper)
     assert one.factor * one.largest_gradient_norm == pytest.approx(1.0, rel=1e-12)
     assert lower <= one.factor_dual_value + 1e-11
     assert one.factor_dual_value <= upper

@@ -224,7 +224,7 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
         (nn.Sequential(nn.Conv2d(1, 2, 3)).state_dict(), r'"0.weight" of shape \(2, 1, 3, 3\)'),
         ({"weight": torch.full((1, 2), torch.nan)}, "not finite in layer 0"),
         ({"activation": "gelu", "model": mlp().state_dict()}, 'activation: found "gelu"'),
-        ({"slope": "x", "activation": "relu", "model": mlp().state_dict()}, "slope: found"),
+        ({"slope": "x", "activation": "leaky-relu", "model": mlp().state_dict()}, "slope: found"),
         ({"group_size": [2], "model": mlp().state_dict()}, "group_size: found"),
     ],
 )
