@@ -241,8 +241,8 @@ def _rounding_errors(
     """Return bounds of the errors of critic loss and penalty of a network (collective).
 
     Where an entry of a layer counts as zero and is not, the gradient is that of the other side of
-    a kink. For each entry z these places are |z| ≤ 2t in a piece, and by the coarea formula ∫|∇z|
-    over them is at most 4t times the largest section of the cell.
+    a kink. For each entry z these places are |z| ≤ 2t in a piece that has such a vertex, and by the
+    coarea formula ∫|∇z| over them is at most 4t times the largest section of the cell.
     """
     total, volume = reference.total, reference.volume
     difference = np.abs(reference.source - reference.target)
@@ -252,14 +252,11 @@ def _rounding_errors(
     capacity = np.where(np.isfinite(reference.capacity), reference.capacity, 0.0)
     edges = reference.simplices[:, :, None] - reference.simplices[:, None]
     diameter = np.linalg.norm(edges, axis=3).max(axis=(1, 2), initial=0.0)
-    sections = total(capacity * integrals.pieces * diameter ** (reference.dimension - 1))
+    hidden = 4.0 * total(capacity * integrals.doubt * diameter ** (reference.dimension - 1))
     penalty = _ROUNDING * total(integrals.column("penalty"))
-    for place, size in (
-        (sections, 4.0 * rounding.shift),
-        (total(capacity * volume), rounding.gradient),
-    ):
-        if place > 0.0 and size > 0.0:
-            penalty += place * size * rounding.slope
+    for size in (hidden, rounding.gradient * total(capacity * volume)):
+        if size > 0.0:
+            penalty += size * rounding.slope
     return loss, penalty
 
 
@@ -366,7 +363,7 @@ def _evaluation(
         momentum_relative_l1_error=relative_error,
         momentum_divergence_error=divergence,
         exact=integrals.exact,
-        pieces=int(comm.allreduce(int(integrals.pieces.sum()))),
+        pieces=int(comm.allreduce(integrals.pieces)),
         fields=fields,
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from congested.critics.network import Critic, Network
 from congested.critics.pieces import Pieces, affine_pieces, whole
 from congested.critics.reference import Reference
-from congested.geometry import BoolArray, FloatArray, IntArray, split_simplices
+from congested.geometry import BoolArray, FloatArray, split_simplices
 from congested.integrand import gradient_penalty, momentum_norm, two_sided_penalty
 from congested.quadrature import simplex_rule
 
@@ -61,7 +61,9 @@ class CellIntegrals:
     coarse_lengths, coarse_stiffness
         The same of the other rule; the same arrays if `exact`.
     pieces
-        Number of pieces of each cell (n,).
+        Number of pieces.
+    doubt
+        Sizes of the kinks that rounding may have hidden in each cell (n,), see `Pieces`.
     exact
         Whether value and gradient were integrated exactly.
     """
@@ -72,7 +74,8 @@ class CellIntegrals:
     stiffness: FloatArray
     coarse_lengths: FloatArray
     coarse_stiffness: FloatArray
-    pieces: IntArray
+    pieces: int
+    doubt: FloatArray
     exact: bool
 
     def column(self, name: str) -> FloatArray:
@@ -150,7 +153,7 @@ def integrate(
     fine, difference = np.zeros((number, columns)), np.zeros((number, columns))
     # |∇f| and the capacity times the volume, by the finer rule and by the other.
     slopes: list[list[FloatArray]] = [[np.zeros(0)] for _ in range(4)]
-    counts = np.zeros(number, dtype=np.int64)
+    doubt = np.zeros(number)
     count = 0
     if network is not None:
         batches = _affine_batches(reference, critic, network)
@@ -183,7 +186,7 @@ def integrate(
             slopes[2 * place + 1].append((stiffness * weights).ravel())
             if network is not None:
                 break
-        counts += np.bincount(owner, minlength=number)
+        doubt += np.bincount(owner, batch.pieces.doubt, minlength=number)
         count += len(owner)
         if network is not None and count > most:
             return None
@@ -191,7 +194,7 @@ def integrate(
     lengths, stiffness, *others = (np.concatenate(one) for one in slopes)
     coarse_lengths, coarse_stiffness = (lengths, stiffness) if exact else others
     return CellIntegrals(
-        fine, difference, lengths, stiffness, coarse_lengths, coarse_stiffness, counts, exact
+        fine, difference, lengths, stiffness, coarse_lengths, coarse_stiffness, count, doubt, exact
     )
 
 
@@ -212,7 +215,7 @@ def _affine_batches(reference: Reference, critic: Critic, network: Network) -> I
     for found in affine_pieces(network, reference.simplices):
         for first in range(0, len(found.owner), _PIECES):
             some = slice(first, first + _PIECES)
-            pieces = Pieces(found.shares[some], found.owner[some])
+            pieces = found.part(some)
             vertices = np.matmul(pieces.shares, reference.simplices[pieces.owner])
             flat = vertices.reshape(-1, reference.dimension)
             value = critic.value(flat).reshape(vertices.shape[:2]) @ points.T
@@ -228,7 +231,7 @@ def _adaptive_batches(reference: Reference, critic: Critic, tolerance: float) ->
     for start in range(0, len(reference.simplices), cells):
         number = min(cells, len(reference.simplices) - start)
         first = whole(number, dimension + 1)
-        waiting = [(Pieces(first.shares, first.owner + start), 0)]
+        waiting = [(Pieces(first.shares, first.owner + start, first.doubt), 0)]
         while waiting:
             pieces, cuts = waiting.pop()
             batch = _evaluated(reference, critic, pieces, points, (weights[0], weights[1]))
@@ -251,7 +254,9 @@ def _adaptive_batches(reference: Reference, critic: Critic, tolerance: float) ->
                 shares = np.concatenate([1.0 - corners.sum(axis=2, keepdims=True), corners], axis=2)
                 owner = np.repeat(pieces.owner[bad], 2**dimension)
                 for part in np.array_split(np.arange(len(owner)), -(-len(owner) // cells)):
-                    waiting.append((Pieces(shares[part], owner[part]), cuts + 1))
+                    waiting.append(
+                        (Pieces(shares[part], owner[part], np.zeros(len(part))), cuts + 1)
+                    )
 
 
 def _evaluated(
@@ -270,7 +275,7 @@ def _evaluated(
 
 
 def _selected(batch: _Batch, some: BoolArray) -> _Batch:
-    pieces = Pieces(batch.pieces.shares[some], batch.pieces.owner[some])
+    pieces = batch.pieces.part(some)
     return _Batch(pieces, batch.value[some], batch.gradient[some], batch.points, batch.weights)
 
 

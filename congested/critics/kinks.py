@@ -76,6 +76,49 @@ def _find_order_kink(
 
 
 @compiled
+def _sign_doubt(
+    entries: FloatArray, piece: FloatArray, zero: FloatArray, effect: FloatArray
+) -> float:
+    """Return Σ zero·effect over the entries that may change their sign on a piece unseen."""
+    corners, number = entries.shape
+    doubt = 0.0
+    for j in range(number):
+        for i in range(corners):
+            value = 0.0
+            for k in range(corners):
+                value += piece[i, k] * entries[k, j]
+            if abs(value) <= 2.0 * zero[j]:
+                doubt += zero[j] * effect[j]
+                break
+    return doubt
+
+
+@compiled
+def _order_doubt(
+    entries: FloatArray, piece: FloatArray, zero: FloatArray, effect: FloatArray, size: int
+) -> float:
+    """Return the same for neighbours in a sorted group that may change their order unseen."""
+    corners, number = entries.shape
+    values = np.dot(piece, entries)
+    middle = np.zeros(size)
+    doubt = 0.0
+    for first in range(0, number, size):
+        for j in range(size):
+            middle[j] = 0.0
+            for i in range(corners):
+                middle[j] += values[i, first + j]
+        order = np.argsort(middle)
+        for j in range(size - 1):
+            below, above = first + order[j], first + order[j + 1]
+            width = zero[below] + zero[above]
+            for i in range(corners):
+                if abs(values[i, above] - values[i, below]) <= 2.0 * width:
+                    doubt += width * max(effect[below], effect[above])
+                    break
+    return doubt
+
+
+@compiled
 def _doubled(array: FloatArray) -> FloatArray:
     longer = np.empty((2 * array.shape[0], *array.shape[1:]), array.dtype)
     longer[: array.shape[0]] = array
@@ -84,8 +127,8 @@ def _doubled(array: FloatArray) -> FloatArray:
 
 @compiled
 def cut_at_kinks(
-    entries: FloatArray, zero: FloatArray, group_size: int
-) -> tuple[FloatArray, IntArray]:
+    entries: FloatArray, zero: FloatArray, effect: FloatArray, group_size: int
+) -> tuple[FloatArray, IntArray, FloatArray]:
     """Cut simplices where entries that are affine on each change signs, or order.
 
     Parameters
@@ -95,6 +138,8 @@ def cut_at_kinks(
     zero
         How small each entry (w,) may be to count as zero: what rounding can make of it. A cut there
         would leave pieces without volume.
+    effect
+        Bounds (w,) of the network's derivatives by the entries.
     group_size
         0: kinks are where an entry is zero. Else: where two entries of a group of so many
         neighbours are equal.
@@ -102,12 +147,14 @@ def cut_at_kinks(
     Returns
     -------
     tuple
-        Pieces (k, d+1, d+1): barycentric coordinates of their vertices in the simplex; and the
-        index (k,) of the simplex. A piece that no kink crosses is its simplex itself.
+        Pieces (k, d+1, d+1): barycentric coordinates of their vertices in the simplex; the index
+        (k,) of the simplex; and Σ zero·effect (k,) over the entries that may be zero on the piece
+        without having been seen. A piece that no kink crosses is its simplex itself.
     """
     number, corners = entries.shape[:2]
     pieces = np.empty((number + number // 2 + 16, corners, corners))
     owner = np.empty(len(pieces), np.int64)
+    doubt = np.empty(len(pieces))
     count = 0
     stack = np.empty((64, corners, corners))
     start = np.zeros(64, np.int64)
@@ -127,8 +174,12 @@ def cut_at_kinks(
                 kink = _find_sign_kink(values, piece, zero, start[waiting], heights)
             if kink < 0:
                 if count == len(pieces):
-                    pieces, owner = _doubled(pieces), _doubled(owner)
+                    pieces, owner, doubt = _doubled(pieces), _doubled(owner), _doubled(doubt)
                 pieces[count], owner[count] = piece, n
+                if group_size:
+                    doubt[count] = _order_doubt(values, piece, zero, effect, group_size)
+                else:
+                    doubt[count] = _sign_doubt(values, piece, zero, effect)
                 count += 1
                 continue
             # Either side has at most three pieces.
@@ -140,4 +191,4 @@ def cut_at_kinks(
                 heights[i] = -heights[i]
             waiting = cut_simplex(piece, heights, prism, stack, waiting)
             start[before:waiting] = kink + 1
-    return pieces[:count].copy(), owner[:count].copy()
+    return pieces[:count].copy(), owner[:count].copy(), doubt[:count].copy()

@@ -14,9 +14,9 @@ import numpy as np
 
 from congested.critics.kinks import cut_at_kinks
 from congested.critics.network import Activation, Network
-from congested.critics.rounding import rounding_of
+from congested.critics.rounding import Rounding, rounding_of
 from congested.errors import InputError
-from congested.geometry import FloatArray, IntArray
+from congested.geometry import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +29,24 @@ class Pieces:
         Barycentric coordinates (k, d+1, d+1) of the vertices of each piece in its simplex.
     owner
         Index (k,) of the simplex.
+    doubt
+        Sizes (k,) of kinks that rounding may have hidden: zero·effect of each, in the words of
+        `congested.critics.kinks.cut_at_kinks`; those of several pieces add up.
     """
 
     shares: FloatArray
     owner: IntArray
+    doubt: FloatArray
+
+    def part(self, some: slice | BoolArray) -> Pieces:
+        """Return some of the pieces."""
+        return Pieces(self.shares[some], self.owner[some], self.doubt[some])
 
 
 def whole(number: int, corners: int) -> Pieces:
     """Return simplices as pieces of themselves."""
     shares = np.broadcast_to(np.eye(corners), (number, corners, corners))
-    return Pieces(np.array(shares), np.arange(number))
+    return Pieces(np.array(shares), np.arange(number), np.zeros(number))
 
 
 # Pieces that one layer cuts at a time: what it gives at their vertices stays in the cache.
@@ -71,7 +79,7 @@ def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
         )
     last = len(network.weights) - 1
     radius = np.abs(simplices).max(axis=(0, 1)) if len(simplices) else np.zeros(simplices.shape[2])
-    zeros = rounding_of(network, radius).entries
+    rounding = rounding_of(network, radius)
     # Pieces that are whole for the layers below one. Depth first: however many pieces there are,
     # only those of one chunk per layer are in memory.
     waiting = [(whole(len(simplices), simplices.shape[1]), 0)]
@@ -81,22 +89,15 @@ def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
             yield pieces
             continue
         if len(pieces.owner) > _AT_A_TIME:
-            waiting.append((_part(pieces, slice(_AT_A_TIME, None)), layer))
-            pieces = _part(pieces, slice(_AT_A_TIME))
-        waiting.append((_cut(network, layer, simplices, pieces, zeros[layer]), layer + 1))
-
-
-def _part(pieces: Pieces, some: slice) -> Pieces:
-    return Pieces(pieces.shares[some], pieces.owner[some])
+            waiting.append((pieces.part(slice(_AT_A_TIME, None)), layer))
+            pieces = pieces.part(slice(_AT_A_TIME))
+        waiting.append((_cut(network, layer, simplices, pieces, rounding), layer + 1))
 
 
 def _cut(
-    network: Network, layer: int, simplices: FloatArray, pieces: Pieces, zero: FloatArray
+    network: Network, layer: int, simplices: FloatArray, pieces: Pieces, rounding: Rounding
 ) -> Pieces:
-    """Cut pieces at the kinks of the activation behind a layer, which is affine on each.
-
-    Entries (w,) up to `zero` count as zero.
-    """
+    """Cut pieces at the kinks of the activation behind a layer, which is affine on each."""
     corners, dimension = simplices.shape[1:]
     width = len(network.weights[layer])
     # The network is continuous: its value at a vertex is that of every piece around it.
@@ -105,5 +106,10 @@ def _cut(
     size = 0
     if network.activation is Activation.GROUP_SORT:
         size = network.group_size or width
-    shares, parent = cut_at_kinks(np.ascontiguousarray(entries), zero, size)
-    return Pieces(np.matmul(shares, pieces.shares[parent]), pieces.owner[parent])
+    shares, parent, doubt = cut_at_kinks(
+        np.ascontiguousarray(entries), rounding.entries[layer], rounding.effects[layer], size
+    )
+    doubt += (pieces.doubt / np.maximum(np.bincount(parent, minlength=len(pieces.owner)), 1))[
+        parent
+    ]
+    return Pieces(np.matmul(shares, pieces.shares[parent]), pieces.owner[parent], doubt)

@@ -29,6 +29,8 @@ class Rounding:
     ----------
     entries
         For each hidden layer, how small an entry (n,) may be to count as zero.
+    effects
+        For each hidden layer, bounds (n,) of the derivatives by its entries.
     value
         Error of a value.
     gradient
@@ -40,6 +42,7 @@ class Rounding:
     """
 
     entries: tuple[FloatArray, ...]
+    effects: tuple[FloatArray, ...]
     value: float
     gradient: float
     shift: float
@@ -73,8 +76,10 @@ def rounding_of(network: Network, radius: FloatArray) -> Rounding:
         effect = np.abs(network.weights[-1][0])
         shift, terms = 0.0, network.weights[-1].shape[1]
         norm = float(np.linalg.norm(effect))
+        effects = []
         for weight, zero in zip(network.weights[-2::-1], entries[::-1], strict=True):
             effect = gain * _grouped(network, effect)
+            effects.append(effect)
             shift += float(effect @ zero)
             effect = np.abs(weight).T @ effect
             terms += weight.shape[1] + 2
@@ -84,6 +89,7 @@ def rounding_of(network: Network, radius: FloatArray) -> Rounding:
         bound = float(np.linalg.norm(effect))
     return Rounding(
         tuple(entries),
+        tuple(effects[::-1]),
         _known(value),
         _known(terms * _EPSILON * bound),
         _known(shift),
