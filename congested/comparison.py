@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from congested.critics.evaluate import Evaluation, Mean, evaluate
 from congested.critics.network import Critic
 from congested.critics.reference import Reference, reference_from_arrays
+from congested.critics.relative import relative_suboptimality
 from congested.errors import CongestedError, InputError
 from congested.geometry import cells_of_mesh
 from congested.io.arrays import ResultArrays, gather_arrays
@@ -224,8 +224,8 @@ def critic_result(report: CriticReport, reference: Reference) -> dict[str, Any]:
     """Return the part of ``compare.json`` about one critic."""
     one = report.evaluation
     lower, upper = one.suboptimality
-    # Nothing is relative to a cost of zero.
-    scale = max(abs(reference.bounds.lower), abs(reference.bounds.upper)) or math.nan
+    bounds = reference.bounds
+    least, most = relative_suboptimality(one.suboptimality, bounds.lower, bounds.upper)
     scaled = one.factor_dual_value
     return {
         "architecture": report.architecture,
@@ -237,15 +237,15 @@ def critic_result(report: CriticReport, reference: Reference) -> dict[str, Any]:
         "dual_value": one.dual_value,
         "dual_value_error": one.error,
         "suboptimality": {"lower": lower, "upper": upper},
-        "relative_suboptimality": {"lower": lower / scale, "upper": upper / scale},
+        "relative_suboptimality": {"lower": least, "upper": most},
         "momentum_l1_reading": one.critic_loss - 2.0 * one.penalty,
         "best_multiple": {
             "factor": one.factor,
             "dual_value": scaled,
             "dual_value_error": one.factor_error,
             "suboptimality": {
-                "lower": max(0.0, reference.bounds.lower - scaled - one.factor_error),
-                "upper": reference.bounds.upper - scaled + one.factor_error,
+                "lower": max(0.0, bounds.lower - scaled - one.factor_error),
+                "upper": bounds.upper - scaled + one.factor_error,
             },
         },
         "cosine": _mean(one.cosine),

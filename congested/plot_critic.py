@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize
 
 from congested.critics.evaluate import CriticFields, Evaluation
+from congested.critics.relative import relative_suboptimality
 from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
 from congested.io.files import atomic_path
@@ -122,17 +123,17 @@ def critic_headline(result: Mapping[str, Any], evaluation: Evaluation) -> tuple[
     shown = "∞" if math.isinf(strength) else f"{strength:g}"
     title = f"{result['name']} against {result.get('title') or 'the solution'}, λ = {shown}"
     lower, upper = evaluation.suboptimality
-    scale = abs(float(result["reference"]["upper"]))
+    bounds = float(result["reference"]["lower"]), float(result["reference"]["upper"])
+    least, most = relative_suboptimality((lower, upper), *bounds)
     parts = [f"L = {evaluation.critic_loss:.5g}", f"P = {evaluation.penalty:.4g}"]
     if math.isfinite(upper):
         lost = f"{lower:.3g} to {upper:.3g}"
-        if scale > 0.0:
-            lost = f"{100 * lower / scale:.3g} to {100 * upper / scale:.3g} %"
+        if math.isfinite(most):
+            lost = f"{100 * least:.3g} to {100 * most:.3g} %"
         parts.append(f"D = {evaluation.dual_value:.5g}, {lost} below the best there is")
     else:
         parts.append("no critic of W₁: |∇f| exceeds 1")
-    bounds = interval(result["reference"]["lower"], result["reference"]["upper"])
-    parts.append(f"cost in {bounds}")
+    parts.append(f"cost in {interval(*bounds)}")
     mean = evaluation.gradient_norm.weight
     if math.isfinite(mean):
         parts.append(f"mean |∇f| = {mean:.4g} under σ (|∇u| {_solution_mean(evaluation):.4g})")

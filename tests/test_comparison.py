@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from rich.console import Console
 import congested as ct
 from congested import parallel
 from congested.comparison import Comparison, compare, picture_names
+from congested.critics.certify import certifier
 from congested.critics.evaluate import Evaluation
 from congested.critics.network import Activation, Network
+from congested.critics.relative import relative_suboptimality
 from congested.errors import CongestedError, InputError
 from congested.io.arrays import ResultArrays
+from congested.plot_critic import critic_headline
 from congested.report import compare_table
 from tests.critics.references import own_potential, reference, solution
 
@@ -71,9 +75,9 @@ def test_what_design_promises_is_in_the_file(comparison: Comparison, tmp_path: P
         error = one["dual_value_error"]
         assert lower == pytest.approx(max(0.0, bounds.lower - dual - error), abs=1e-14)
         assert upper == pytest.approx(bounds.upper - dual + error, abs=1e-14)
-        for end in ("lower", "upper"):
-            relative = one["relative_suboptimality"][end] * bounds.upper
-            assert relative == pytest.approx(one["suboptimality"][end], rel=1e-12, abs=1e-15)
+        relative = one["relative_suboptimality"]
+        assert relative["lower"] == pytest.approx(lower / bounds.upper, rel=1e-12, abs=1e-15)
+        assert relative["upper"] == pytest.approx(upper / bounds.lower, rel=1e-12)
         best = one["best_multiple"]
         assert best["suboptimality"]["upper"] <= upper + best["dual_value_error"] + 1e-12
         for key in ("cosine", "gradient_l2"):
@@ -126,6 +130,48 @@ def test_public_names_are_those_of_functions() -> None:
 
     assert ct.compare is compare
     assert ct.Comparison is Comparison
+
+
+# --- relative to the cost -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("worth", [-1e6, -3.0, -0.1, 0.0, 0.2, 0.35, 0.36, 0.37])
+def test_relative_suboptimality_is_true_for_any_cost(worth: float) -> None:
+    lower, upper = 0.36, 0.38
+    least, most = relative_suboptimality((max(0.0, lower - worth), upper - worth), lower, upper)
+    for cost in np.linspace(max(lower, worth), upper, 11):
+        assert least <= (cost - worth) / cost * (1.0 + 1e-14)
+        assert (cost - worth) / cost <= most * (1.0 + 1e-14)
+    # Not much wider than it has to be.
+    ends = [(cost - worth) / cost for cost in (lower, upper)]
+    gap = 1.0 - lower / upper
+    assert least >= min(ends) * (1.0 - gap) - 1e-14
+    assert most <= max(ends) * (1.0 + 1.1 * gap)
+
+
+def test_nothing_is_relative_to_a_cost_that_may_be_zero() -> None:
+    for lower, upper in ((0.0, 0.0), (0.0, 0.1), (-0.1, 0.1), (math.nan, 1.0)):
+        assert all(map(math.isnan, relative_suboptimality((0.0, 0.3), lower, upper)))
+    assert relative_suboptimality((math.inf, math.inf), 0.3, 0.4) == (math.inf, math.inf)
+    assert relative_suboptimality((math.inf, math.inf), 0.3, math.inf) == (math.inf, math.inf)
+    assert relative_suboptimality((0.1, math.inf), 0.4, math.inf) == (0.0, math.inf)
+
+
+@pytest.mark.parametrize("steepness", [0.5, 1.0, 4.0, 40.0])
+def test_the_file_the_picture_and_the_training_say_the_same(steepness: float) -> None:
+    """Also of critics that are worth less than nothing."""
+    found = reference("plane")
+    critic = network().scaled(steepness)
+    (report,) = compare(found, {"a.pt": critic}, sign=1).critics
+    result = Comparison(found, (report,)).result()
+    one = result["critics"]["a.pt"]
+    least, most = one["relative_suboptimality"].values()
+    for cost in (found.bounds.lower, found.bounds.upper):
+        assert least <= (cost - one["dual_value"]) / cost <= most
+    told = certifier(found)(critic)
+    assert (told.lower, told.upper) == pytest.approx((least, most), rel=1e-12)
+    words = critic_headline({"name": "a.pt", **result}, report.evaluation)[1]
+    assert f"{100 * least:.3g} to {100 * most:.3g} %" in words
 
 
 # --- pictures -----------------------------------------------------------------------------------
@@ -206,7 +252,8 @@ def test_directories_that_cannot_be_written(comparison: Comparison, tmp_path: Pa
 def test_the_table_has_the_best_first(comparison: Comparison) -> None:
     result = comparison.result()
     text = text_of(result)
-    assert text.startswith("Two Gaussians: cost 0.36422612 .. 0.37180001 (λ = 10)")
+    bounds = reference("plane").bounds
+    assert text.startswith(f"Two Gaussians: cost {bounds.lower:.8g} .. {bounds.upper:.8g} (λ = 10)")
     lines = [line.split() for line in text.splitlines()]
     rows = [line for line in lines if line and line[0] in result["critics"]]
     assert [row[0] for row in rows] == list(result["critics"])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from congested.critics.evaluate import evaluate
 from congested.critics.network import Network
 from congested.critics.reference import Reference
+from congested.critics.relative import relative_suboptimality
 from congested.critics.training_history import Certified, Certifier
 from congested.errors import InputError
 
@@ -14,8 +13,8 @@ from congested.errors import InputError
 def certifier(reference: Reference) -> Certifier:
     """Return what holds the critics of a training against a solution (collective, as it is).
 
-    The suboptimality is relative to the cost: what the dual value lacks to the bounds over the
-    bounds themselves, each so that the interval is true for any cost between the bounds.
+    The suboptimality is relative to the cost, its interval true for any cost between the bounds
+    (`relative_suboptimality`).
 
     Parameters
     ----------
@@ -34,8 +33,7 @@ def certifier(reference: Reference) -> Certifier:
 
     def certify(network: Network) -> Certified:
         evaluation = evaluate(reference, network, sign=1)
-        least, most = evaluation.suboptimality
-        worth = evaluation.dual_value
-        return Certified(worth, least / upper, most / lower if math.isfinite(most) else math.inf)
+        relative = relative_suboptimality(evaluation.suboptimality, lower, upper)
+        return Certified(evaluation.dual_value, *relative)
 
     return certify
