@@ -263,7 +263,9 @@ def test_the_table_has_the_best_first(comparison: Comparison) -> None:
         assert float(words[0]) == pytest.approx(one["critic_loss"], rel=6e-4)
         assert float(words[1]) == pytest.approx(one["penalty"], rel=6e-3)
         assert float(words[2]) == pytest.approx(one["dual_value"], rel=6e-4)
-        lost = [float(word) for word in words[3].split("..")]
+        estimated = one["integration"]["method"] == "quadrature"
+        assert words[3].startswith("≈") == estimated
+        lost = [float(word) for word in words[3].removeprefix("≈").split("..")]
         relative = one["relative_suboptimality"]
         assert lost == pytest.approx([100 * relative["lower"], 100 * relative["upper"]], rel=6e-3)
         assert float(words[4]) == pytest.approx(one["cosine"]["weight"], abs=6e-4)
@@ -288,6 +290,44 @@ def test_long_names_leave_room_for_all_digits(comparison: Comparison) -> None:
     text = console.file.getvalue()
     assert "…" not in text
     assert "100..102" in text
+
+
+def test_only_what_is_estimated_is_called_so(comparison: Comparison) -> None:
+    content = comparison.result()
+    words = "≈: integrated by quadrature, an estimate"
+    assert words in text_of(content)
+    exact = {"random.pt": content["critics"]["random.pt"]}
+    text = text_of({**content, "critics": exact})
+    assert "≈" not in text
+    assert "\ncertified, in % of the cost" in text
+    own = {"own": content["critics"]["own"]}
+    assert "certified" not in text_of({**content, "critics": own})
+
+
+@pytest.mark.parametrize("name", ["critic.pt", "runs/a_long_name_of_a_critic.pt"])
+def test_a_steep_critic_takes_no_digits_from_the_others(comparison: Comparison, name: str) -> None:
+    content = comparison.result()
+    plain = content["critics"]["smooth.npz"]
+    steep = json.loads(json.dumps(plain))
+    steep |= {"critic_loss": -123456.789, "penalty": 1.17049680001e14, "dual_value": -1.17049e14}
+    steep["relative_suboptimality"] = {"lower": 1.170496800012e24, "upper": 1.18e24}
+    steep["momentum_relative_l1"] = 123456789.0
+    for measure in ("source", "weight"):
+        steep["mean_gradient_norm"]["critic"][measure] = 1234567.891
+    critics = {f"{number}{name}": plain for number in range(6)} | {f"6{name}": steep}
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(compare_table({**content, "critics": critics}, Path("out")))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len([line for line in lines if f" {plain['critic_loss']:.4g} " in line]) == 6
+    last = next(line.split() for line in lines if "1.17e+14" in line)
+    assert "-1.235e+05" in last
+    assert "≈1.17e+26..1.18e+26" in last
+    assert "1.235e+06" in last
+    assert last[-1] == "1.23e+08"
 
 
 def test_the_table_of_w1_tells_what_multiples_are_worth() -> None:
