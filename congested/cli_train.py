@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # Names of options that are not those of the flags.
 _FLAGS = {"strength": "penalty"}
+# What PyTorch's files end with, for whoever reads the critic.
+_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
 # Probability of the interval and of the lower bound that are printed.
 _CONFIDENCE = 0.95
 
@@ -139,10 +141,13 @@ def _train(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
 
 
 def _prepare(critic: Path, *, resume: bool) -> None:
-    """Find out before the work starts that the critic can be written."""
+    """Find out before the work starts that the critic can be written, and read again."""
     if critic.is_dir():
         found = f'found "{critic}", which is a directory'
         raise InputError(f"{found}; allowed: a file that can be written", key="--output")
+    if critic.suffix.lower() not in _ENDINGS:
+        allowed = f"a name that ends with {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}"
+        raise InputError(f'found "{critic}"; allowed: {allowed}', key="--output")
     if resume:
         return
     prepare_directory(critic.parent, critic.name)

@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from congested.cli import main
+from congested.critics.load import load_critic
 from congested.critics.torch_network import network_of_state
 from congested.critics.training_history import read_history
 from tests.problem_texts import two_gaussians
@@ -239,6 +240,25 @@ def test_weight_that_cannot_be_sampled(
     problem.write_text(problem.read_text() + optimal)
     assert here(problem, "-o", tmp_path / "critic.pt") == 2
     assert f"error: {problem}: weight.coupling: found " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["critic.npz", "critic.safetensors", "critic", "pt", "a.b/.pt"])
+def test_a_name_that_nobody_could_read(
+    problem: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    before = set(tmp_path.iterdir())
+    for more in ([], ["--resume"]):
+        assert here(problem, "-o", tmp_path / name, *TINY, *more) == 2
+        words = "allowed: a name that ends with .pt, .pth, .ckpt or .bin"
+        error = f'error: --output: found "{tmp_path / name}"; {words}\n'
+        assert capsys.readouterr().err == error
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["critic.pth", "critic.CKPT", "critic.bin"])
+def test_other_endings_can_be_read(problem: Path, tmp_path: Path, name: str) -> None:
+    assert here(problem, "-o", tmp_path / name, *TINY, "-q") == 0
+    assert load_critic(tmp_path / name).dimension == 2
 
 
 def test_output_that_cannot_be_written(
