@@ -27,6 +27,8 @@ from congested.plot_panels import (
 )
 
 _DPI = 150
+# At λ = ∞ the scale of |∇f| goes up to this at most: a few steep cells shall not take all of it.
+_STEEPEST = 2.0
 
 
 def plot_critic(
@@ -36,7 +38,8 @@ def plot_critic(
 
     Potential, gradient, momentum of both on the same scales, how far the momenta are apart, and
     the indicator η(f) whose integral is what the critic lacks to the upper bound. For W₁ a critic
-    has no momentum, and only that of the solution is shown.
+    has no momentum, and only that of the solution is shown; η(f) is without the penalty of one that
+    is too steep, which is infinite.
 
     Parameters
     ----------
@@ -51,7 +54,12 @@ def plot_critic(
     """
     if evaluation.fields is None:
         raise ValueError("the fields are on rank 0 alone: draw there")
-    panels = critic_panels(arrays, evaluation.fields, math.isfinite(_strength(result)))
+    panels = critic_panels(
+        arrays,
+        evaluation.fields,
+        math.isfinite(_strength(result)),
+        too_steep=math.isinf(evaluation.penalty),
+    )
     words = critic_headline(result, evaluation)
     with atomic_path(file) as partial:
         if arrays.dimension == 2:
@@ -71,7 +79,7 @@ def _strength(result: Mapping[str, Any]) -> float:
 
 
 def critic_panels(
-    arrays: ResultArrays, fields: CriticFields, has_momentum: bool
+    arrays: ResultArrays, fields: CriticFields, has_momentum: bool, *, too_steep: bool = False
 ) -> tuple[Panel, ...]:
     """Choose values and colour scales: the critic's first, then the solution's."""
     volume = arrays.cell_volume
@@ -85,9 +93,15 @@ def critic_panels(
     around_one = colormaps["RdBu_r"]
     # One scale for both, with room for what either has.
     level = _common(potential, fields.value, volume)
-    slope = gradient_norm(length, speed * volume)
+    reach = 1.0
+    if not has_momentum:
+        # No flux is steeper than 1, and nearly every critic that was trained is.
+        shown = fields.gradient_norm[active]
+        reach = min(weighted_quantile(shown, volume[active], 0.95), _STEEPEST)
+    slope = gradient_norm(length, speed * volume, reach)
     flux = density_norm(speed, volume)
     lost = np.maximum(fields.indicator, 0.0) / volume
+    loss = "lost by f: η(f)/|T|" + (" without the penalty" if too_steep else "")
     rows = [
         ("critic", "critic f", fields.value, everywhere, heights, level),
         ("gradient of f", "|∇f|", fields.gradient_norm, active, around_one, slope),
@@ -103,7 +117,7 @@ def critic_panels(
         ("potential", "solution u", potential, everywhere, heights, level),
         ("gradient of u", "|∇u|", length, active, around_one, slope),
         ("flux", "momentum m", speed, everywhere, FLUX_COLORS, flux),
-        ("lost", "lost by f: η(f)/|T|", lost, active, fire, log_norm(lost, 4.0)),
+        ("lost", loss, lost, active, fire, log_norm(lost, 4.0)),
     ]
     if not has_momentum:
         rows = [rows[0], rows[1], rows[7], rows[4], rows[5], rows[6]]
@@ -131,8 +145,10 @@ def critic_headline(result: Mapping[str, Any], evaluation: Evaluation) -> tuple[
         if math.isfinite(most):
             lost = f"{100 * least:.3g} to {100 * most:.3g} %"
         parts.append(f"D = {evaluation.dual_value:.5g}, {lost} below the best there is")
-    else:
+    elif math.isinf(strength) and math.isinf(evaluation.penalty):
         parts.append("no critic of W₁: |∇f| exceeds 1")
+    else:
+        parts.append(f"D = {evaluation.dual_value:.5g}")
     parts.append(f"cost in {interval(*bounds)}")
     mean = evaluation.gradient_norm.weight
     if math.isfinite(mean):

@@ -141,17 +141,20 @@ def density_norm(values: FloatArray, volume: FloatArray) -> Normalize:
     return Normalize(0.0, top)
 
 
-def gradient_norm(gradient: FloatArray, moved: FloatArray) -> FuncNorm:
+def gradient_norm(gradient: FloatArray, moved: FloatArray, reach: float = 1.0) -> FuncNorm:
     """Scale |∇u| with its middle at 1, up to what nearly all of the flux sees.
 
     Where a small part of the flux is far more congested than the rest, the scale above 1 follows
-    the square root, so that both can be seen.
+    the square root, so that both can be seen. Where it has to go on to `reach`, which no flux has
+    anything to do with, it is linear.
     """
     top, middle = 1.0, 1.0
     if moved.sum() > 0.0:
         top, middle = (weighted_quantile(gradient, moved, level) for level in (0.99, 0.5))
     top = max(top, 1.0 + 1e-3)
     power = 0.5 if middle - 1.0 < 0.15 * (top - 1.0) else 1.0
+    if reach > top:
+        top, power = reach, 1.0
 
     def forward(value: FloatArray) -> FloatArray:
         excess = np.asarray(value, dtype=float) - 1.0

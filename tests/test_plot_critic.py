@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from congested.comparison import compare
 from congested.critics.evaluate import evaluate
 from congested.critics.network import Network
 from congested.plot_critic import critic_headline, critic_panels, plot_critic
+from congested.plot_panels import gradient_norm, weighted_quantile
 from tests.critics.references import own_potential, reference
 
 
@@ -91,8 +93,34 @@ def test_w1_shows_no_momentum_of_the_critic() -> None:
     one = evaluate(found, critic(2))
     assert found.arrays is not None
     assert one.fields is not None
-    names = [panel.name for panel in critic_panels(found.arrays, one.fields, False)]
+    panels = critic_panels(found.arrays, one.fields, False)
+    names = [panel.name for panel in panels]
     assert names == ["critic", "gradient of f", "lost", "potential", "gradient of u", "flux"]
+    assert panels[2].title == "lost by f: η(f)/|T|"
+    panels = critic_panels(found.arrays, one.fields, False, too_steep=True)
+    assert panels[2].title == "lost by f: η(f)/|T| without the penalty"
+
+
+@pytest.mark.parametrize("steepness", [0.5, 1.2, 20.0])
+def test_w1_shows_how_steep_a_critic_is(steepness: float) -> None:
+    found = reference("w1")
+    one = evaluate(found, critic(2, steepness))
+    assert found.arrays is not None
+    assert one.fields is not None
+    panels = {panel.name: panel for panel in critic_panels(found.arrays, one.fields, False)}
+    ours, theirs = panels["gradient of f"], panels["gradient of u"]
+    assert ours.norm is theirs.norm
+    quantile = weighted_quantile(one.fields.gradient_norm, found.arrays.cell_volume, 0.95)
+    flux_alone = gradient_norm(
+        np.linalg.norm(found.arrays.gradient, axis=1),
+        np.linalg.norm(found.arrays.momentum, axis=1) * found.arrays.cell_volume,
+    )
+    assert ours.limits[1] == pytest.approx(max(flux_alone.vmax, min(quantile, 2.0)))
+    # One is in the middle of the colours whatever the scale's end.
+    assert ours.norm(1.0) == pytest.approx(0.5)
+    # Slopes below the end are told apart.
+    shown = np.linspace(1.0, ours.limits[1], 5)
+    assert (np.diff(ours.norm(shown)) > 0.05).all()
 
 
 def test_words() -> None:
@@ -108,6 +136,16 @@ def test_words() -> None:
     assert title.endswith("λ = ∞")
     assert "no critic of W₁: |∇f| exceeds 1" in numbers
     assert "nan" not in numbers
+    # What is infinite at a finite λ has other reasons.
+    found = reference("plane")
+    one = evaluate(found, critic(2))
+    for changed in (
+        dataclasses.replace(one, penalty=math.inf, suboptimality=(math.inf, math.inf)),
+        dataclasses.replace(one, suboptimality=(0.0, math.inf)),
+    ):
+        numbers = critic_headline(result_of("plane"), changed)[1]
+        assert "W₁" not in numbers
+        assert f"D = {changed.dual_value:.5g}   ·" in numbers
     title, numbers = critic_headline(result_of("same"), evaluate(reference("same"), critic(2)))
     assert title == "critic.pt against the solution, λ = 10"
     assert "%" not in numbers
@@ -115,8 +153,6 @@ def test_words() -> None:
 
 
 def test_other_ranks_have_nothing_to_draw(tmp_path: Path) -> None:
-    import dataclasses
-
     found = reference("plane")
     one = dataclasses.replace(evaluate(found, critic(2)), fields=None)
     assert found.arrays is not None
