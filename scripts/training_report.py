@@ -161,6 +161,7 @@ def draw(path: Path, runs: Sequence[Run], base: Training) -> None:
     """Draw certified suboptimality over the steps, and by λ, width and batch."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(10.0, 7.0), layout="constrained")
@@ -170,23 +171,40 @@ def draw(path: Path, runs: Sequence[Run], base: Training) -> None:
                 steps = [row.step for row in run.history]
                 values = [100 * row.suboptimality_upper for row in run.history]
                 axes[0, 0].plot(steps, values, label=run.title, linewidth=1.2)
+        axes[0, 0].set_title("by method")
         axes[0, 0].set_xlabel("steps")
-        axes[0, 0].legend(ncols=2)
+        # Curves cross everywhere but above.
+        axes[0, 0].legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.08), frameon=False)
         titles = {"strength": "penalty λ", "width": "width of the layers", "batch": "batch"}
         for axis, (name, title) in zip(axes.flat[1:], titles.items(), strict=True):
-            _by(axis, name, runs, base)
+            places = _by(axis, name, runs, base)
+            axis.set_title(f"by {title}")
             axis.set_xlabel(title)
             axis.set_xscale("log")
+            axis.set_xticks(places, labels=[f"{place:g}" for place in places])
+            axis.xaxis.set_minor_formatter(NullFormatter())
         for axis in axes.flat:
             axis.set_yscale("log")
+            low, high = axis.get_ylim()
+            # Two ticks at least, in decades or within one.
+            steps = (1.0, 2.0, 5.0) if high < 30.0 * low else (1.0,)
+            if high < 3.0 * low:
+                steps = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+            axis.yaxis.set_major_locator(LogLocator(10.0, subs=steps, numticks=20))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_ylabel("suboptimality (% of the cost)")
             axis.grid(True, which="major", alpha=0.3)
         with atomic_path(path) as partial:
             figure.savefig(partial, dpi=110, format="png")
 
 
-def _by(axis: Axes, name: str, runs: Sequence[Run], base: Training) -> None:
-    """Draw the interval of the best critics by an option, a line for each method."""
+def _by(axis: Axes, name: str, runs: Sequence[Run], base: Training) -> list[float]:
+    """Draw the interval of the best critics by an option, a line for each method.
+
+    Returns the values of the option.
+    """
+    every: set[float] = set()
     for method in ("gp", "lp"):
         chosen = {
             getattr(run.options, name): run.best
@@ -194,8 +212,10 @@ def _by(axis: Axes, name: str, runs: Sequence[Run], base: Training) -> None:
             if run.options.method == method and run.varied in ("method", name)
         }
         places = sorted(chosen)
+        every.update(places)
         lower = [100 * max(chosen[place].suboptimality_lower, 1e-6) for place in places]
         upper = [100 * chosen[place].suboptimality_upper for place in places]
         axis.plot(places, upper, marker="o", markersize=4, label=method)
         axis.fill_between(places, lower, upper, alpha=0.3)
     axis.legend()
+    return sorted(every)
