@@ -305,7 +305,8 @@ def _table(problem: Problem, trained: training.Trained, dual: SampledDual, criti
     bound = f"{value.lower(_CONFIDENCE):.6g}"
     add(
         "cost is at least",
-        f"{bound} ({100 * _CONFIDENCE:g} % sure; {dual.samples:,} fresh samples)",
+        f"{bound} ({100 * _CONFIDENCE:g} % by the central limit theorem; "
+        f"{dual.samples:,} fresh samples)",
     )
     if best.suboptimality_upper == best.suboptimality_upper:  # not NaN
         lower, upper = 100 * best.suboptimality_lower, 100 * best.suboptimality_upper

@@ -2,8 +2,10 @@
 
 The dual value D(u) = E_μ u − E_ν u − λ E_σ (|∇u| − 1)₊² of any critic is a lower bound of the
 congested cost. Samples that the critic was not trained on estimate it without bias, and so bound
-the cost from below up to the sampling error, which is known: in dimensions where no mesh exists
-that is what a trained critic is worth.
+the cost from below up to the sampling error: in dimensions where no mesh exists that is what a
+trained critic is worth. The interval is that of the central limit theorem, with the variance that
+the samples have: steep pieces so rare that no sample has hit them are in neither, and the dual
+value may then be lower than it says. It is no certificate.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class SampledDual:
     penalty_two_sided
         λ E_σ (|∇u| − 1)².
     dual_value
-        D = L − P ≤ congested cost.
+        D = L − P ≤ congested cost. Its interval is that of the central limit theorem, which rare
+        steep pieces that no sample has hit can fool.
     mean_slope, largest_slope
         Mean under σ, and largest in the samples, of |∇u|.
     strength, samples
@@ -74,7 +77,8 @@ def sampled_dual(
         Draw from μ, ν and σ. Where σ is the law of interpolates, its points come from pairs of
         their own, so that the three means are independent.
     strength
-        λ; at ``math.inf`` the penalty is infinite unless no slope that was seen exceeds one.
+        λ; at ``math.inf`` the penalty is infinite unless no slope that was seen exceeds one, and no
+        interval says anything of those that were not seen.
     samples
         Points drawn from each law, ≥ 2.
     seed
