@@ -191,14 +191,16 @@ def evaluate(
     number = comm.allreduce(len(reference.simplices))
     tolerance = _TOLERANCE * abs(reference.bounds.upper) / number
     network = _network_to_cut(reference, critic, number) if exact else None
+    rounding = None if network is None else _rounding(reference, network)
     tried = _guessed_sign(reference, critic) if sign is None else sign
     for _ in range(2):
         signed = Affine(critic, float(tried))
         integrals = run_collectively(
-            comm, partial(integrate, reference, signed, tolerance, network, 2 * _MOST_PIECES)
+            comm,
+            partial(integrate, reference, signed, tolerance, network, rounding, 2 * _MOST_PIECES),
         )
         if comm.allreduce(integrals is None, op=MPI.LOR):  # more than some cells let expect
-            network = None
+            network = rounding = None
             integrals = run_collectively(
                 comm, partial(integrate, reference, signed, tolerance, network)
             )
@@ -209,7 +211,6 @@ def evaluate(
             break
         tried = -tried  # the guess was wrong
     assert integrals is not None
-    rounding = None if network is None else _rounding(reference, network)
     return _evaluation(reference, integrals, rounding, tried, critic_loss)
 
 

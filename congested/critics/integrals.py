@@ -16,6 +16,7 @@ import numpy as np
 from congested.critics.network import Critic, Network
 from congested.critics.pieces import Pieces, affine_pieces, whole
 from congested.critics.reference import Reference
+from congested.critics.rounding import Rounding
 from congested.geometry import BoolArray, FloatArray, split_simplices
 from congested.integrand import gradient_penalty, momentum_norm, two_sided_penalty
 from congested.quadrature import simplex_rule
@@ -125,6 +126,7 @@ def integrate(
     critic: Critic,
     tolerance: float,
     network: Network | None,
+    rounding: Rounding | None = None,
     most: float = math.inf,
 ) -> CellIntegrals | None:
     """Integrate a critic over this rank's cells (not collective).
@@ -141,6 +143,8 @@ def integrate(
     network
         The piecewise affine network that the critic is a multiple of, if its pieces are to be
         found; else None.
+    rounding
+        What rounding can do to that network, on the whole domain.
     most
         Number of pieces that may be found.
 
@@ -156,7 +160,7 @@ def integrate(
     doubt = np.zeros(number)
     count = 0
     if network is not None:
-        batches = _affine_batches(reference, critic, network)
+        batches = _affine_batches(reference, critic, network, rounding)
     else:
         batches = _adaptive_batches(reference, critic, tolerance)
     for batch in batches:
@@ -210,9 +214,11 @@ def _rules(dimension: int, degrees: tuple[int, int]) -> tuple[FloatArray, tuple[
     return np.concatenate([rule[0] for rule in rules]), tuple(rule[1] for rule in rules)
 
 
-def _affine_batches(reference: Reference, critic: Critic, network: Network) -> Iterator[_Batch]:
+def _affine_batches(
+    reference: Reference, critic: Critic, network: Network, rounding: Rounding | None
+) -> Iterator[_Batch]:
     points, weights = _rules(reference.dimension, _AFFINE_RULES)
-    for found in affine_pieces(network, reference.simplices):
+    for found in affine_pieces(network, reference.simplices, rounding):
         for first in range(0, len(found.owner), _PIECES):
             some = slice(first, first + _PIECES)
             pieces = found.part(some)

@@ -53,7 +53,9 @@ def whole(number: int, corners: int) -> Pieces:
 _AT_A_TIME = 1 << 10
 
 
-def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
+def affine_pieces(
+    network: Network, simplices: FloatArray, rounding: Rounding | None = None
+) -> Iterator[Pieces]:
     """Cut simplices into pieces on which a network is affine, some at a time.
 
     Parameters
@@ -62,6 +64,8 @@ def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
         A piecewise affine network.
     simplices
         Vertices (n, d+1, d), d = 2 or 3.
+    rounding
+        What rounding can do to the network on a domain that holds them; None: on the smallest.
 
     Yields
     ------
@@ -78,8 +82,8 @@ def affine_pieces(network: Network, simplices: FloatArray) -> Iterator[Pieces]:
             f"found {network.activation}; allowed: a piecewise affine activation", key="activation"
         )
     last = len(network.weights) - 1
-    radius = np.abs(simplices).max(axis=(0, 1)) if len(simplices) else np.zeros(simplices.shape[2])
-    rounding = rounding_of(network, radius)
+    if rounding is None:
+        rounding = rounding_of(network, np.abs(simplices).max(axis=(0, 1), initial=0.0))
     # Pieces that are whole for the layers below one. Depth first: however many pieces there are,
     # only those of one chunk per layer are in memory.
     waiting = [(whole(len(simplices), simplices.shape[1]), 0)]

@@ -12,7 +12,7 @@ from mpi4py import MPI
 import congested as ct
 from congested.certificate import gradient_at_vertices
 from congested.comparison import reference_of
-from congested.critics.network import FunctionCritic
+from congested.critics.network import Activation, FunctionCritic, Network
 from congested.critics.reference import Reference
 from congested.geometry import EDGES, FloatArray, barycentric_gradients
 from congested.weights.kinds import DensityWeight
@@ -105,3 +105,12 @@ def own_potential(found: Reference, factor: float = 1.0) -> FunctionCritic:
         return factor * np.einsum("mi,mid->md", shares, slopes[cell])
 
     return FunctionCritic(found.dimension, value, gradient)
+
+
+def network_of(seed: int, dimension: int = 2, activation: str = "relu", width: int = 5) -> Network:
+    random = np.random.default_rng(seed)
+    sizes = (dimension, width, width, 1)
+    pairs = [(sizes[number + 1], sizes[number]) for number in range(3)]
+    weights = tuple(1.5 * random.normal(size=pair) / pair[1] ** 0.5 for pair in pairs)
+    biases = tuple(random.normal(size=pair[0]) - 0.5 for pair in pairs)
+    return Network(weights, biases, Activation(activation))

@@ -13,22 +13,13 @@ from hypothesis import strategies as st
 
 from congested.critics import evaluate as module
 from congested.critics.evaluate import Evaluation, evaluate
-from congested.critics.network import Activation, Affine, FunctionCritic, Network
+from congested.critics.network import Affine, FunctionCritic, Network
 from congested.critics.reference import Reference
 from congested.errors import InputError
 from congested.geometry import FloatArray, barycentric_gradients, split_simplices
-from tests.critics.references import own_potential, reference
+from tests.critics.references import network_of, own_potential, reference
 
 SMALL = ("plane", "p2", "continuum", "closed", "cube", "cube, p2")
-
-
-def network_of(seed: int, dimension: int = 2, activation: str = "relu", width: int = 5) -> Network:
-    random = np.random.default_rng(seed)
-    sizes = (dimension, width, width, 1)
-    pairs = [(sizes[number + 1], sizes[number]) for number in range(3)]
-    weights = tuple(1.5 * random.normal(size=pair) / pair[1] ** 0.5 for pair in pairs)
-    biases = tuple(random.normal(size=pair[0]) - 0.5 for pair in pairs)
-    return Network(weights, biases, Activation(activation))
 
 
 def affine(slope: FloatArray, constant: float = 0.3) -> Network:
@@ -280,77 +271,6 @@ def test_no_critic_is_above_the_upper_bound(
     for measure in ("source", "weight", "momentum"):
         assert -1.0 <= getattr(one.cosine, measure) <= 1.0 + 1e-12
         assert 0.0 <= getattr(one.gradient_norm, measure) <= one.largest_gradient_norm + 1e-12
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 100_000),
-    name=st.sampled_from(["plane", "cube"]),
-    activation=st.sampled_from(["relu", "absolute", "group-sort"]),
-)
-def test_scales_that_differ_widely_cost_certainty_and_not_truth(
-    seed: int, name: str, activation: str
-) -> None:
-    found = reference(name)
-    random = np.random.default_rng(seed)
-    network = network_of(seed, found.dimension, activation, width=4)
-    scales = 10.0 ** random.uniform(-12.0, 12.0, 4)
-    shifts = 10.0 ** random.uniform(0.0, 16.0, 4) * random.integers(-1, 2, 4)
-    first, second, last = network.weights
-    weights = (scales[:, None] * first, second / scales, last)
-    # What one layer adds the next takes away, where an entry is positive.
-    biases = (scales * network.biases[0] + shifts, network.biases[1] - second @ (shifts / scales))
-    odd = Network(weights, (*biases, network.biases[2]), activation, group_size=network.group_size)
-    one = evaluate(found, odd)
-    assert one.dual_value - one.error <= found.bounds.upper
-    assert one.factor_dual_value - one.factor_error <= found.bounds.upper
-    assert 0.0 <= one.suboptimality[0] <= one.suboptimality[1]
-
-
-@pytest.mark.parametrize("bias", [0.0, 1e10, 1e13, 1e15])
-def test_a_dead_neuron_of_any_size_hides_no_kink(bias: float) -> None:
-    # A staircase whose steps lie between the middles of the cells, steep and therefore costly.
-    found = reference("plane")
-    middles = np.unique(np.round(found.simplices[:, :, 0].mean(axis=1), 12))
-    steps = 0.5 * (middles[1:] + middles[:-1])
-    width = 0.05 * np.diff(middles).min()
-    slope = 20.0 / (len(steps) * width)
-    starts = np.concatenate([steps - 0.5 * width, steps + 0.5 * width])
-    first = np.zeros((len(starts) + 1, 2))
-    first[:-1, 0] = 1.0
-    sizes = np.repeat([-slope, slope], len(steps))
-    stairs = Network((first, np.append(sizes, 0.0)[None]), (np.append(-starts, bias), np.zeros(1)))
-    one = evaluate(found, stairs, sign=1)
-    assert one.exact
-    assert one.largest_gradient_norm == pytest.approx(slope, rel=1e-9)
-    # By hand: the steps take this part of the mass of the weight, which is nearly constant there.
-    assert one.dual_value < -10.0
-    assert one.dual_value == pytest.approx(
-        evaluate(
-            found, Network((first[:-1], sizes[None]), (-starts, np.zeros(1))), sign=1
-        ).dual_value,
-        rel=1e-6,
-    )
-
-
-def test_cancellation_inside_a_network_is_in_the_error() -> None:
-    # Eight units in the last place of the large bias are one: the plane becomes a staircase.
-    found = reference("plane")
-    down = -np.array([[0.4, 0.25]]) / np.hypot(0.4, 0.25)
-    weights = (down, np.ones((1, 1)), np.ones((1, 1)))
-    stairs = Network(weights, (np.array([1.175]), np.array([8e15]), np.array([-8e15])))
-    one = evaluate(found, stairs, sign=1)
-    assert one.error > 0.5
-    assert one.dual_value - one.error <= found.bounds.upper
-    assert one.suboptimality[0] == 0.0 <= one.suboptimality[1]
-
-
-def test_numbers_that_overflow_are_refused() -> None:
-    found = reference("plane")
-    up = np.array([[0.8, 0.6]])
-    huge = Network((1e200 * up, np.array([[1e200]])), (np.ones(1), np.zeros(1)))
-    with pytest.raises(InputError, match="allowed: finite numbers"):
-        evaluate(found, huge)
 
 
 @pytest.mark.parametrize("name", ["plane", "cube"])
