@@ -95,7 +95,8 @@ def load_critic(
     }
     try:
         if not path.is_file():
-            raise InputError("found no such file; allowed: the file of a critic")
+            found = "found a directory" if path.is_dir() else "found no such file"
+            raise InputError(f"{found}; allowed: the file of a critic")
         if path.suffix.lower() not in _ENDINGS:
             found = f'found the ending "{path.suffix}"'
             onnx = "; ONNX has no gradients: convert to a state dict or TorchScript"
@@ -337,7 +338,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(str(path), framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, TypeError) as error:
-        raise InputError(f"found no readable safetensors: {_first_line(error)}") from error
+        found = f"found no readable safetensors ({_first_line(error)})"
+        raise InputError(f"{found}; allowed: the arrays of a state dict") from error
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -345,7 +347,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"found no readable arrays: {_first_line(error)}") from error
+        found = f"found no readable arrays ({_first_line(error)})"
+        raise InputError(f"{found}; allowed: the arrays of a state dict") from error
 
 
 def _from_saved(saved: Any, given: Mapping[str, Any]) -> Network:

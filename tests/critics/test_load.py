@@ -208,8 +208,8 @@ def test_files_of_something_else(tmp_path: Path, name: str, content: bytes, text
 
 
 def test_missing_files_and_directories(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.pt", tmp_path):
-        with pytest.raises(InputError, match=r"found no such file; allowed: the file of a critic"):
+    for path, found in ((tmp_path / "missing.pt", "no such file"), (tmp_path, "a directory")):
+        with pytest.raises(InputError, match=f"found {found}; allowed: the file of a critic"):
             load_critic(path)
 
 
