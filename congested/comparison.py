@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ from congested.critics.evaluate import Evaluation, Mean, evaluate
 from congested.critics.network import Critic
 from congested.critics.reference import Reference, reference_from_arrays
 from congested.critics.relative import relative_suboptimality
-from congested.errors import CongestedError, InputError
+from congested.errors import InputError
 from congested.geometry import cells_of_mesh
 from congested.io.arrays import ResultArrays, gather_arrays
-from congested.io.files import on_root, write_text
+from congested.io.files import finish_directory, on_root, write_text
 from congested.io.result import COMPARISON, json_text, remove_comparison
 
 if TYPE_CHECKING:
@@ -113,29 +114,23 @@ class Comparison:
         for name, critic in content["critics"].items():
             critic["picture"] = None if draw is None else pictures[name]
 
-        def write() -> str:
+        def clear() -> None:
             directory.mkdir(parents=True, exist_ok=True)
             remove_comparison(directory)
-            failures = ""
-            if draw is not None and self.reference.arrays is not None:
-                for one in self.critics:
-                    picture = directory / pictures[one.name]
-                    try:
-                        draw(
-                            self.reference.arrays,
-                            {"name": one.name, **content},
-                            one.evaluation,
-                            picture,
-                        )
-                    except Exception as error:  # raised below, when the numbers are safe
-                        failures = failures or f"{picture.name}: {error}"
-            write_text(directory / COMPARISON, json_text(content))
-            return failures
 
-        failures = on_root(self.reference.comm, write)
-        failures = self.reference.comm.bcast(failures)
-        if failures:
-            raise CongestedError(f"everything but a picture is written to {directory}: {failures}")
+        drawn = {}
+        if draw is not None and self.reference.arrays is not None:
+            for one in self.critics:
+                words = {"name": one.name, **content}
+                drawn[directory / pictures[one.name]] = partial(
+                    draw, self.reference.arrays, words, one.evaluation
+                )
+        on_root(self.reference.comm, clear)
+        finish_directory(
+            self.reference.comm,
+            drawn,
+            lambda: write_text(directory / COMPARISON, json_text(content)),
+        )
         return directory
 
 

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 import congested as ct
-from congested.critics.network import Affine, Critic
+from congested.critics.network import Critic, Multiple
 from congested.geometry import FloatArray
 from congested.io.files import atomic_path, write_text
 from congested.io.result import json_text
@@ -69,11 +69,11 @@ def read_table(folder: Path) -> dict[str, dict[str, float]]:
         }
 
 
-def settled(critic: Critic, pair: ct.RayMonotonePair) -> Affine:
+def settled(critic: Critic, pair: ct.RayMonotonePair) -> Multiple:
     """Return the critic with the sign that makes it high on the source."""
     target = pair.sample_target(np.random.default_rng(1).random((1 << 14, pair.dimension)))
     higher = critic.value(pair.transport(target)).mean() > critic.value(target).mean()
-    return Affine(critic, 1.0 if higher else -1.0)
+    return Multiple(critic, 1.0 if higher else -1.0)
 
 
 # --- as the paper measured ------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def rounded_gradients(pair: ct.RayMonotonePair, points: FloatArray) -> FloatArra
 
 
 def as_published(
-    pair: ct.RayMonotonePair, critic: Affine, samples: int, seed: int
+    pair: ct.RayMonotonePair, critic: Multiple, samples: int, seed: int
 ) -> tuple[ct.PairMetrics, ct.PairMetrics]:
     """Return the metrics with the rounding of the paper, and without."""
     random = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ def deviation(published: float, found: Estimate, samples: int) -> float:
 
 
 def under_weight(
-    pair: ct.RayMonotonePair, critic: Affine, samples: int, seed: int
+    pair: ct.RayMonotonePair, critic: Multiple, samples: int, seed: int
 ) -> dict[str, Estimate]:
     """Return means over the lines from source to target, where the penalty was taken."""
     random = np.random.default_rng((seed, 2))

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from congested.certificate import cell_integrals, potential_means
+from congested.certificate import potential_means
 from congested.critics.integrals import CellIntegrals, integrate, pieces_per_cell
-from congested.critics.network import Affine, Critic, Network
+from congested.critics.network import Critic, Multiple, Network
 from congested.critics.reference import Reference
 from congested.critics.rounding import Rounding, rounding_of
 from congested.errors import CongestedError, InputError
@@ -191,27 +191,34 @@ def evaluate(
     number = comm.allreduce(len(reference.simplices))
     tolerance = _TOLERANCE * abs(reference.bounds.upper) / number
     network = _network_to_cut(reference, critic, number) if exact else None
-    rounding = None if network is None else _rounding(reference, network)
     tried = _guessed_sign(reference, critic) if sign is None else sign
-    for _ in range(2):
-        signed = Affine(critic, float(tried))
-        integrals = run_collectively(
-            comm,
-            partial(integrate, reference, signed, tolerance, network, rounding, 2 * _MOST_PIECES),
-        )
-        if comm.allreduce(integrals is None, op=MPI.LOR):  # more than some cells let expect
-            network = rounding = None
-            integrals = run_collectively(
-                comm, partial(integrate, reference, signed, tolerance, network)
-            )
-        assert integrals is not None
+    while True:
+        signed = Multiple(critic, float(tried))
+        integrals, rounding = _integrated(reference, signed, tolerance, network)
         load = (reference.source - reference.target) * integrals.column("value")
         critic_loss = reference.total(load)
         if sign is not None or critic_loss >= 0.0:
             break
-        tried = -tried  # the guess was wrong
-    assert integrals is not None
+        sign = tried = -tried  # the guess was wrong
     return _evaluation(reference, integrals, rounding, tried, critic_loss)
+
+
+def _integrated(
+    reference: Reference, critic: Critic, tolerance: float, network: Network | None
+) -> tuple[CellIntegrals, Rounding | None]:
+    """Integrate a critic; exactly, and with what rounding can do, if by a network (collective)."""
+    comm = reference.comm
+    if network is not None:
+        rounding = _rounding(reference, network)
+        work = partial(integrate, reference, critic, tolerance, network, rounding, 2 * _MOST_PIECES)
+        integrals = run_collectively(comm, work)
+        # There can be more pieces than some cells let expect.
+        if not comm.allreduce(integrals is None, op=MPI.LOR):
+            assert integrals is not None
+            return integrals, rounding
+    integrals = run_collectively(comm, partial(integrate, reference, critic, tolerance, None))
+    assert integrals is not None
+    return integrals, None
 
 
 def _network_to_cut(reference: Reference, critic: Critic, number: int) -> Network | None:
@@ -250,7 +257,7 @@ def _rounding_errors(
     mass = total(difference * volume)
     loss = mass * (rounding.value + rounding.shift)
     loss += _ROUNDING * total(difference * np.abs(integrals.column("value")))
-    capacity = np.where(np.isfinite(reference.capacity), reference.capacity, 0.0)
+    capacity = reference.finite_capacity
     edges = reference.simplices[:, :, None] - reference.simplices[:, None]
     diameter = np.linalg.norm(edges, axis=3).max(axis=(1, 2), initial=0.0)
     hidden = 4.0 * total(capacity * integrals.doubt * diameter ** (reference.dimension - 1))
@@ -401,22 +408,6 @@ def _best_multiple(
     return factor / largest, factor * loss - fine, error
 
 
-def _indicator(reference: Reference, integrals: CellIntegrals) -> FloatArray:
-    """Return η_T(f) (n,); for W₁ without the penalty, which is none or infinite."""
-    solution = cell_integrals(
-        reference.simplices,
-        reference.potential,
-        reference.flux,
-        reference.source,
-        reference.target,
-        reference.weight,
-        reference.strength,
-        reference.potential_edges,
-    )
-    work = integrals.column("work")
-    return np.asarray(integrals.column("penalty") + solution.transport_cost + work)
-
-
 def _gathered_fields(
     reference: Reference, integrals: CellIntegrals, constant: float
 ) -> CriticFields | None:
@@ -427,7 +418,10 @@ def _gathered_fields(
         "gradient_norm": integrals.column("gradient_norm") / volume,
         "momentum": integrals.momentum / volume[:, None],
         "momentum_difference": integrals.column("momentum_difference") / volume,
-        "indicator": _indicator(reference, integrals),
+        # For W₁ without the penalty, which is none or infinite.
+        "indicator": integrals.column("penalty")
+        + reference.integrals.transport_cost
+        + integrals.column("work"),
     }
     gathered: dict[str, Any] = {
         name: gather_rows(reference.comm, rows) for name, rows in own.items()

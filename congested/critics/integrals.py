@@ -180,7 +180,7 @@ def integrate(
                 added = np.bincount(owner - first, parts[:, column])
                 target[first : first + len(added), column] += added
         norm = np.linalg.norm(batch.gradient, axis=2)
-        stiffness = (_finite_capacity(reference)[owner] * volume)[:, None]
+        stiffness = (reference.finite_capacity[owner] * volume)[:, None]
         rules = zip((norm[:, split:], norm[:, :split]), batch.weights[::-1], strict=True)
         for place, (part, weights) in enumerate(rules):
             # One length per piece where the gradient is constant.
@@ -290,13 +290,8 @@ def _dual_columns(reference: Reference, batch: _Batch) -> FloatArray:
     owner = batch.pieces.owner
     norm = np.linalg.norm(batch.gradient, axis=2)
     load = (reference.source - reference.target)[owner, None] * batch.value
-    capacity = _finite_capacity(reference)[owner, None]
+    capacity = reference.finite_capacity[owner, None]
     return np.stack([load, gradient_penalty(norm, capacity)], axis=2)
-
-
-def _finite_capacity(reference: Reference) -> FloatArray:
-    """Return κ, and 0 for W₁, whose constraint |∇f| ≤ 1 is no integral."""
-    return np.where(np.isfinite(reference.capacity), reference.capacity, 0.0)
 
 
 def _columns(reference: Reference, batch: _Batch) -> FloatArray:
@@ -308,7 +303,7 @@ def _columns(reference: Reference, batch: _Batch) -> FloatArray:
     expected = reference.gradient[owner]
     if expected.shape[1] > 1:
         expected = np.matmul(places, expected)
-    capacity = _finite_capacity(reference)[owner, None]
+    capacity = reference.finite_capacity[owner, None]
     norm = np.linalg.norm(gradient, axis=2)
     expected_norm = np.linalg.norm(expected, axis=2)
     product = norm * expected_norm

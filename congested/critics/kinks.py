@@ -20,6 +20,60 @@ compiled = compiler(__file__, clip_kernels.__file__)
 
 
 @compiled
+def _set_entry(entries: FloatArray, piece: FloatArray, j: int, heights: FloatArray) -> None:
+    """Set `heights` (d+1,) to entry j at the vertices of a piece."""
+    corners = piece.shape[0]
+    for i in range(corners):
+        heights[i] = 0.0
+        for k in range(corners):
+            heights[i] += piece[i, k] * entries[k, j]
+
+
+@compiled
+def _set_difference(
+    entries: FloatArray, piece: FloatArray, below: int, above: int, heights: FloatArray
+) -> None:
+    """Set `heights` (d+1,) to the difference of two entries at the vertices of a piece."""
+    corners = piece.shape[0]
+    for i in range(corners):
+        heights[i] = 0.0
+        for k in range(corners):
+            heights[i] += piece[i, k] * (entries[k, above] - entries[k, below])
+
+
+@compiled
+def _changes_sign(heights: FloatArray, zero: float) -> bool:
+    """Return whether heights have both signs; those up to `zero` are set to zero."""
+    low, high = 0.0, 0.0
+    for i in range(len(heights)):
+        if abs(heights[i]) <= zero:
+            heights[i] = 0.0
+        low, high = min(low, heights[i]), max(high, heights[i])
+    return low < 0.0 < high
+
+
+@compiled
+def _may_vanish(heights: FloatArray, zero: float) -> bool:
+    """Return whether rounding may have hidden that a height is zero."""
+    for height in heights:
+        if abs(height) <= 2.0 * zero:
+            return True
+    return False
+
+
+@compiled
+def _sorted(entries: FloatArray, piece: FloatArray, first: int, size: int) -> IntArray:
+    """Return the entries of a group in their order at the middle of a piece."""
+    corners = piece.shape[0]
+    middle = np.zeros(size)
+    for k in range(corners):
+        share = piece[:, k].sum()
+        for j in range(size):
+            middle[j] += share * entries[k, first + j]
+    return np.argsort(middle) + first
+
+
+@compiled
 def _find_sign_kink(
     entries: FloatArray, piece: FloatArray, zero: FloatArray, start: int, heights: FloatArray
 ) -> int:
@@ -27,18 +81,9 @@ def _find_sign_kink(
 
     `heights` (d+1,) is set to that entry at the vertices of the piece.
     """
-    corners, number = entries.shape
-    for j in range(start, number):
-        low, high = 0.0, 0.0
-        for i in range(corners):
-            value = 0.0
-            for k in range(corners):
-                value += piece[i, k] * entries[k, j]
-            if abs(value) <= zero[j]:
-                value = 0.0
-            heights[i] = value
-            low, high = min(low, value), max(high, value)
-        if low < 0.0 < high:
+    for j in range(start, entries.shape[1]):
+        _set_entry(entries, piece, j, heights)
+        if _changes_sign(heights, zero[j]):
             return j
     return -1
 
@@ -52,69 +97,52 @@ def _find_order_kink(
     `heights` (d+1,) is set to their difference at the vertices of the piece. Sorted at the middle,
     all entries keep their order if neighbours do.
     """
-    corners, number = entries.shape
-    values = np.dot(piece, entries)
-    middle = np.zeros(size)
-    for first in range(0, number, size):
-        for j in range(size):
-            middle[j] = 0.0
-            for i in range(corners):
-                middle[j] += values[i, first + j]
-        order = np.argsort(middle)
+    for first in range(0, entries.shape[1], size):
+        order = _sorted(entries, piece, first, size)
         for j in range(size - 1):
-            below, above = first + order[j], first + order[j + 1]
-            low, high = 0.0, 0.0
-            for i in range(corners):
-                value = values[i, above] - values[i, below]
-                if abs(value) <= zero[below] + zero[above]:
-                    value = 0.0
-                heights[i] = value
-                low, high = min(low, value), max(high, value)
-            if low < 0.0 < high:
+            below, above = order[j], order[j + 1]
+            _set_difference(entries, piece, below, above, heights)
+            if _changes_sign(heights, zero[below] + zero[above]):
                 return 0
     return -1
 
 
 @compiled
 def _sign_doubt(
-    entries: FloatArray, piece: FloatArray, zero: FloatArray, effect: FloatArray
+    entries: FloatArray,
+    piece: FloatArray,
+    zero: FloatArray,
+    effect: FloatArray,
+    heights: FloatArray,
 ) -> float:
     """Return Σ zero·effect over the entries that may change their sign on a piece unseen."""
-    corners, number = entries.shape
     doubt = 0.0
-    for j in range(number):
-        for i in range(corners):
-            value = 0.0
-            for k in range(corners):
-                value += piece[i, k] * entries[k, j]
-            if abs(value) <= 2.0 * zero[j]:
-                doubt += zero[j] * effect[j]
-                break
+    for j in range(entries.shape[1]):
+        _set_entry(entries, piece, j, heights)
+        if _may_vanish(heights, zero[j]):
+            doubt += zero[j] * effect[j]
     return doubt
 
 
 @compiled
 def _order_doubt(
-    entries: FloatArray, piece: FloatArray, zero: FloatArray, effect: FloatArray, size: int
+    entries: FloatArray,
+    piece: FloatArray,
+    zero: FloatArray,
+    effect: FloatArray,
+    size: int,
+    heights: FloatArray,
 ) -> float:
     """Return the same for neighbours in a sorted group that may change their order unseen."""
-    corners, number = entries.shape
-    values = np.dot(piece, entries)
-    middle = np.zeros(size)
     doubt = 0.0
-    for first in range(0, number, size):
-        for j in range(size):
-            middle[j] = 0.0
-            for i in range(corners):
-                middle[j] += values[i, first + j]
-        order = np.argsort(middle)
+    for first in range(0, entries.shape[1], size):
+        order = _sorted(entries, piece, first, size)
         for j in range(size - 1):
-            below, above = first + order[j], first + order[j + 1]
+            below, above = order[j], order[j + 1]
             width = zero[below] + zero[above]
-            for i in range(corners):
-                if abs(values[i, above] - values[i, below]) <= 2.0 * width:
-                    doubt += width * max(effect[below], effect[above])
-                    break
+            _set_difference(entries, piece, below, above, heights)
+            if _may_vanish(heights, width):
+                doubt += width * max(effect[below], effect[above])
     return doubt
 
 
@@ -177,9 +205,9 @@ def cut_at_kinks(
                     pieces, owner, doubt = _doubled(pieces), _doubled(owner), _doubled(doubt)
                 pieces[count], owner[count] = piece, n
                 if group_size:
-                    doubt[count] = _order_doubt(values, piece, zero, effect, group_size)
+                    doubt[count] = _order_doubt(values, piece, zero, effect, group_size, heights)
                 else:
-                    doubt[count] = _sign_doubt(values, piece, zero, effect)
+                    doubt[count] = _sign_doubt(values, piece, zero, effect, heights)
                 count += 1
                 continue
             # Either side has at most three pieces.

@@ -8,17 +8,20 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from congested.critics.network import (
-    POINTS_PER_CALL,
     Activation,
     Critic,
     FunctionCritic,
     Network,
+    checked_points,
+    finite_array,
+    in_chunks,
     known_activation,
 )
 from congested.critics.state import network_from_state
@@ -193,36 +196,29 @@ class ModuleCritic:
         return self._evaluate(points, differentiate=True)
 
     def _evaluate(self, points: FloatArray, *, differentiate: bool) -> FloatArray:
+        points = checked_points(points, self.dimension)
+        shape = points.shape if differentiate else points.shape[:1]
+        result = in_chunks(partial(self._evaluate_some, differentiate=differentiate), points)
+        return finite_array(result, shape, "critic")
+
+    def _evaluate_some(self, points: FloatArray, *, differentiate: bool) -> FloatArray:
         import torch
 
-        points = np.asarray(points, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != self.dimension:
-            found = f"found an array of shape {points.shape}"
-            raise InputError(f"{found}; allowed: (m, {self.dimension})", key="points")
         parameter = next(iter(self.module.parameters()), None)
         device = torch.device("cpu") if parameter is None else parameter.device
-        results = []
-        for start in range(0, max(len(points), 1), POINTS_PER_CALL):
-            some = torch.tensor(points[start : start + POINTS_PER_CALL], device=device)
-            some.requires_grad_(differentiate)
-            with torch.set_grad_enabled(differentiate):
-                try:
-                    values = self.module(some)
-                except RuntimeError as error:
-                    message = f"found a module that fails on points (m, {self.dimension}): {error}"
-                    raise InputError(message, key="critic") from error
-            if not isinstance(values, torch.Tensor) or values.numel() != len(some):
-                shape = tuple(getattr(values, "shape", ()))
-                found = f"found values of shape {shape} for {len(some)} points"
-                raise InputError(f"{found}; allowed: one value per point", key="critic")
-            if differentiate:
-                values = _derivative(values, some)
-            else:
-                values = values.reshape(len(some))
-            results.append(values.detach().cpu().numpy().astype(np.float64))
-        result: FloatArray = np.concatenate(results)
-        if not np.isfinite(result).all():
-            raise InputError("found a value that is not finite; allowed: numbers", key="critic")
+        some = torch.tensor(points, device=device).requires_grad_(differentiate)
+        with torch.set_grad_enabled(differentiate):
+            try:
+                values = self.module(some)
+            except RuntimeError as error:
+                message = f"found a module that fails on points (m, {self.dimension}): {error}"
+                raise InputError(message, key="critic") from error
+        if not isinstance(values, torch.Tensor) or values.numel() != len(some):
+            found_shape = tuple(getattr(values, "shape", ()))
+            found = f"found values of shape {found_shape} for {len(some)} points"
+            raise InputError(f"{found}; allowed: one value per point", key="critic")
+        values = _derivative(values, some) if differentiate else values.reshape(len(some))
+        result: FloatArray = values.detach().cpu().numpy().astype(np.float64)
         return result
 
 
@@ -268,7 +264,7 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise InputError(
             "found a pickle that holds more than arrays, and would run code when it is read; "
-            f"{allowed} ({_first_line(error)})"
+            f"{allowed}"
         ) from error
     except Exception as error:  # a damaged file fails in many ways
         raise InputError(
@@ -290,10 +286,10 @@ def _read_torchscript(path: Path, given: Mapping[str, Any], dimension: int | Non
         module = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise InputError(f"found no readable TorchScript: {_first_line(error)}") from error
-    own = _own_dimension(module)
-    if own is None and dimension is None:
+    own = _own_dimension(module) or dimension
+    if own is None:
         raise InputError(f"{_NO_DIMENSION}; allowed: an integer", key="dimension")
-    return ModuleCritic(own or dimension or 0, module.double().eval())
+    return ModuleCritic(own, module.double().train(False))
 
 
 _DIGITS = re.compile(r"(\d+)")
@@ -400,9 +396,7 @@ def _double_copy(module: Any) -> Any:
         for value in vars(part).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    copied = copy.deepcopy(module, memo).double()
-    copied.eval()
-    return copied
+    return copy.deepcopy(module, memo).double().train(False)
 
 
 def _as_network(module: Any) -> Network | None:

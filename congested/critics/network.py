@@ -163,23 +163,21 @@ class Network:
 
     def value(self, points: FloatArray) -> FloatArray:
         """Return the values (m,) at points (m, d)."""
-        points = _checked(points, self.dimension)
+        points = checked_points(points, self.dimension)
         last = len(self.weights) - 1
         with np.errstate(over="ignore", invalid="ignore"):
-            values = in_chunks(
-                lambda some: self.preactivation(last, some)[:, 0], points, len(points)
-            )
-        return _finite(values, (len(points),), "value")
+            values = in_chunks(lambda some: self.preactivation(last, some)[:, 0], points)
+        return finite_array(values, (len(points),), "value")
 
     def gradient(self, points: FloatArray) -> FloatArray:
         """Return the gradients (m, d) at points (m, d).
 
         On a kink it is the gradient on one of its sides.
         """
-        points = _checked(points, self.dimension)
+        points = checked_points(points, self.dimension)
         with np.errstate(over="ignore", invalid="ignore"):
-            gradients = in_chunks(self._gradient, points, len(points))
-        return _finite(gradients, points.shape, "gradient")
+            gradients = in_chunks(self._gradient, points)
+        return finite_array(gradients, points.shape, "gradient")
 
     def _gradient(self, points: FloatArray) -> FloatArray:
         before = []
@@ -278,15 +276,15 @@ class FunctionCritic:
         InputError
             If the function does not return one finite number per point.
         """
-        points = _checked(points, self.dimension)
+        points = checked_points(points, self.dimension)
 
         def evaluate(some: FloatArray) -> FloatArray:
             values = np.asarray(self.value_function(some), dtype=np.float64)
             if values.shape == (len(some), 1):
                 values = values[:, 0]
-            return _finite(values, (len(some),), "value")
+            return finite_array(values, (len(some),), "value")
 
-        return in_chunks(evaluate, points, len(points))
+        return in_chunks(evaluate, points)
 
     def gradient(self, points: FloatArray) -> FloatArray:
         """Return the gradients (m, d) at points (m, d).
@@ -296,30 +294,29 @@ class FunctionCritic:
         InputError
             If the function does not return d finite numbers per point.
         """
-        points = _checked(points, self.dimension)
+        points = checked_points(points, self.dimension)
 
         def evaluate(some: FloatArray) -> FloatArray:
             values = np.asarray(self.gradient_function(some), dtype=np.float64)
-            return _finite(values, some.shape, "gradient")
+            return finite_array(values, some.shape, "gradient")
 
-        return in_chunks(evaluate, points, len(points))
+        return in_chunks(evaluate, points)
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
-    """A critic times a factor, plus a constant.
+class Multiple:
+    """A critic times a factor.
 
     Attributes
     ----------
     critic
         The critic.
-    factor, constant
-        The numbers.
+    factor
+        The number.
     """
 
     critic: Critic
-    factor: float = 1.0
-    constant: float = 0.0
+    factor: float
 
     @property
     def dimension(self) -> int:
@@ -328,23 +325,21 @@ class Affine:
 
     def value(self, points: FloatArray) -> FloatArray:
         """Return the values (m,) at points (m, d)."""
-        return self.factor * self.critic.value(points) + self.constant
+        return self.factor * self.critic.value(points)
 
     def gradient(self, points: FloatArray) -> FloatArray:
         """Return the gradients (m, d) at points (m, d)."""
         return self.factor * self.critic.gradient(points)
 
 
-def in_chunks(
-    function: Callable[[FloatArray], FloatArray], points: FloatArray, number: int
-) -> FloatArray:
+def in_chunks(function: Callable[[FloatArray], FloatArray], points: FloatArray) -> FloatArray:
     """Apply a function to some points at a time."""
-    if number <= POINTS_PER_CALL:
+    if len(points) <= POINTS_PER_CALL:
         return function(points)
     return np.concatenate(
         [
             function(points[start : start + POINTS_PER_CALL])
-            for start in range(0, number, POINTS_PER_CALL)
+            for start in range(0, len(points), POINTS_PER_CALL)
         ]
     )
 
@@ -367,7 +362,8 @@ def _check_group_size(size: object, activation: Activation, widths: list[int]) -
             raise InputError(f"{found}; allowed: what divides it", key="group_size")
 
 
-def _checked(points: FloatArray, dimension: int) -> FloatArray:
+def checked_points(points: FloatArray, dimension: int) -> FloatArray:
+    """Return points (m, d) as numbers in double precision, or raise InputError."""
     points = np.asarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != dimension:
         found = f"found an array of shape {points.shape}"
@@ -375,7 +371,7 @@ def _checked(points: FloatArray, dimension: int) -> FloatArray:
     return points
 
 
-def _finite(values: FloatArray, shape: tuple[int, ...], key: str) -> FloatArray:
+def finite_array(values: FloatArray, shape: tuple[int, ...], key: str) -> FloatArray:
     """Return the values, or raise InputError unless they have a shape and are finite."""
     if values.shape != shape:
         found = f"found an array of shape {values.shape}"

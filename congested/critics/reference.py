@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from congested.certificate import Bounds, cell_integrals, gradient_at_vertices, momentum_at_vertices
+from congested.certificate import (
+    Bounds,
+    CellIntegrals,
+    cell_integrals,
+    gradient_at_vertices,
+    momentum_at_vertices,
+)
 from congested.errors import InputError
 from congested.geometry import EDGES, FloatArray, IntArray, simplex_volumes
 from congested.integrand import capacity as capacity_of
@@ -79,6 +85,25 @@ class Reference:
     def capacity(self) -> FloatArray:
         """κ = 2λσ (n,)."""
         return np.asarray(capacity_of(self.weight, self.strength))
+
+    @property
+    def finite_capacity(self) -> FloatArray:
+        """κ, and 0 for W₁, whose constraint |∇f| ≤ 1 is no integral."""
+        return np.where(np.isfinite(self.capacity), self.capacity, 0.0)
+
+    @cached_property
+    def integrals(self) -> CellIntegrals:
+        """Integrals of the solution's own certificate over each cell."""
+        return cell_integrals(
+            self.simplices,
+            self.potential,
+            self.flux,
+            self.source,
+            self.target,
+            self.weight,
+            self.strength,
+            self.potential_edges,
+        )
 
     @cached_property
     def momentum(self) -> FloatArray:
@@ -225,7 +250,7 @@ def reference_from_arrays(
                     f"{theirs:.10g} in result.json; allowed: files of one run",
                     file=place,
                 )
-    return Reference(**{**reference.__dict__, "bounds": bounds})
+    return replace(reference, bounds=bounds)
 
 
 def _rows_of_cells(arrays: ResultArrays) -> dict[str, npt.NDArray[Any]]:
@@ -253,16 +278,7 @@ def _edges_of(cells: IntArray, edges: IntArray) -> IntArray:
 
 def _cell_data_bounds(reference: Reference) -> Bounds:
     """Compute the bounds for the data of the cells from the fields (collective)."""
-    integrals = cell_integrals(
-        reference.simplices,
-        reference.potential,
-        reference.flux,
-        reference.source,
-        reference.target,
-        reference.weight,
-        reference.strength,
-        reference.potential_edges,
-    )
+    integrals = reference.integrals
     lower = reference.total(integrals.critic_loss) - reference.total(integrals.penalty)
     upper = reference.total(integrals.transport_cost)
     stated = reference.result["bounds"]

@@ -219,7 +219,7 @@ def effective_network(critic: TorchCritic) -> Network:
         If a number is not finite.
     """
     was_training = critic.training
-    critic.eval()  # an evaluation in training would improve the estimate of a spectral norm
+    critic.train(False)  # in training an evaluation would improve the estimate of a spectral norm
     with torch.no_grad():
         weights = [layer.weight.cpu().double().numpy() for layer in critic.linears]
         biases = [layer.bias.cpu().double().numpy() for layer in critic.linears]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -116,47 +116,45 @@ def write_text(path: Path, text: str) -> None:
 
 def finish_directory(
     comm: MPI.Comm,
-    picture: Path,
-    draw: Callable[[Path], None] | None,
+    pictures: Mapping[Path, Callable[[Path], None]],
     write_last: Callable[[], None],
 ) -> None:
-    """Draw a picture, then write the file that stands for all others (collective).
+    """Draw pictures, then write the file that stands for all others (collective).
 
-    The picture is the least important file: if it fails, the other one is written all the same.
+    Pictures are the least important files: if one fails, all others are written all the same.
 
     Parameters
     ----------
     comm
         Communicator whose ranks all call this.
-    picture
-        Where the picture goes.
-    draw
-        Draws it on rank 0; None: there is none to draw.
+    pictures
+        Where pictures go, and what draws each on rank 0.
     write_last
         Writes the last file on rank 0.
 
     Raises
     ------
     CongestedError
-        On every rank, if the picture failed, after the last file has been written.
+        On every rank, if a picture failed, after the last file has been written.
     """
 
-    def finish() -> Exception | None:
-        failure = None
-        if draw is not None:
+    def finish() -> dict[Path, Exception]:
+        failures = {}
+        for picture, draw in pictures.items():
             try:
                 draw(picture)
             except Exception as error:  # raised below, when more important things are done
-                failure = error
+                failures[picture] = error
         write_last()
-        return failure
+        return failures
 
-    failure = on_root(comm, finish)
+    failures = on_root(comm, finish)
 
     def report() -> None:
-        if failure is not None:
+        for picture, failure in (failures or {}).items():
+            names = ", ".join(failed.name for failed in failures or {})
             raise CongestedError(
-                f"everything but {picture.name} is written to {picture.parent}; the picture "
+                f"everything but {names} is written to {picture.parent}; the picture "
                 f"failed: {failure}"
             ) from failure
 

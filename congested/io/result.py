@@ -201,10 +201,10 @@ def write_result(
         seconds["total"] = (seconds.get("total") or 0.0) + elapsed
         write_text(directory / RESULT, json_text(final))
 
-    picture = None
+    pictures = {}
     if draw is not None and arrays is not None:
-        picture = partial(draw, arrays, result)
-    finish_directory(comm, directory / OVERVIEW, picture, write_last)
+        pictures[directory / OVERVIEW] = partial(draw, arrays, result)
+    finish_directory(comm, pictures, write_last)
     return directory
 
 

@@ -147,13 +147,8 @@ def write_weight(
 
     on_root(comm, clear)
     on_root(comm, write_arrays)
-    picture = None
+    pictures = {}
     if draw is not None and arrays is not None:
-        picture = partial(draw, arrays, result)
-    finish_directory(
-        comm,
-        directory / PICTURE,
-        picture,
-        lambda: write_text(directory / RESULT, json_text(result)),
-    )
+        pictures[directory / PICTURE] = partial(draw, arrays, result)
+    finish_directory(comm, pictures, lambda: write_text(directory / RESULT, json_text(result)))
     return directory

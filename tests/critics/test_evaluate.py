@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from congested.critics import evaluate as module
 from congested.critics.evaluate import Evaluation, evaluate
-from congested.critics.network import Affine, FunctionCritic, Network
+from congested.critics.network import FunctionCritic, Multiple, Network
 from congested.critics.reference import Reference
 from congested.errors import InputError
 from congested.geometry import FloatArray, barycentric_gradients, split_simplices
@@ -279,7 +279,7 @@ def test_the_best_multiple_is_the_best(name: str) -> None:
     network = network_of(3, found.dimension)
     one = evaluate(found, network)
     factor = one.sign * one.factor
-    at_best = evaluate(found, Affine(network, factor), sign=1, exact=False)
+    at_best = evaluate(found, Multiple(network, factor), sign=1, exact=False)
     assert one.factor_dual_value > max(0.0, one.dual_value) + 1e-3
     scaled = evaluate(found, network.scaled(factor), sign=1)
     assert scaled.dual_value == pytest.approx(one.factor_dual_value, rel=1e-11)

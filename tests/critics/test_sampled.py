@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import gammaln
 
-from congested.critics.network import Affine, FunctionCritic, Network
+from congested.critics.network import FunctionCritic, Multiple, Network
 from congested.critics.sampled import best_factor, sampled_dual
 from congested.critics.sampling import Sampler, Samplers, array_sampler, from_samplers, split
 from congested.errors import InputError
@@ -159,7 +159,7 @@ def test_best_multiple_of_an_affine_critic() -> None:
     factor = best_factor(affine(slope), samplers, strength, samples=4000, seed=1)
     loss = sampled_dual(affine(slope), samplers, strength, samples=4000, seed=1).critic_loss.value
     assert factor * 0.005 == pytest.approx(1.0 + loss / (2.0 * strength * 0.005))
-    backwards = Affine(affine(slope), -1.0)
+    backwards = Multiple(affine(slope), -1.0)
     assert best_factor(backwards, samplers, strength, samples=4000, seed=1) == 0.0
 
 
