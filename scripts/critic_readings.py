@@ -138,6 +138,7 @@ def read_critic(
     penalty = max(loss - one.factor_dual_value, 0.0)
     scaled = loss - 2.0 * penalty
     scaled_error = reading_error(penalty, upper - one.factor_dual_value)
+    largest = one.largest_gradient_norm
     return Reading(
         name=name,
         method=method,
@@ -155,5 +156,5 @@ def read_critic(
             scaled - scaled_error.upper - enclosure.bias.upper,
             scaled - scaled_error.lower - enclosure.bias.lower,
         ),
-        lipschitz=one.critic_loss / one.largest_gradient_norm,
+        lipschitz=one.critic_loss / largest if largest > 0.0 else 0.0,
     )

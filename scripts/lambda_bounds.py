@@ -160,11 +160,6 @@ class Enclosure:
     momentum_l1: Interval
     bias: Interval
 
-    @property
-    def relative_overestimate(self) -> float:
-        """By how much L − 2P is above W₁, at most, over W₁."""
-        return self.bias.upper / max(self.momentum_l1.upper - self.bias.upper, 1e-300)
-
 
 @dataclass(frozen=True, eq=False)
 class Envelope:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from congested.io.files import atomic_path, write_text
+from congested.io.result import json_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,7 +127,7 @@ def write(directory: Path, study: Study) -> list[Path]:
         "notes": study.notes,
     }
     files = [directory / "lambda.json", directory / "lambda.csv"]
-    write_text(files[0], json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+    write_text(files[0], json_text(content))
     text = io.StringIO(newline="")
     ends = [f"{name}_{end}" for name in _QUANTITIES for end in ("lower", "upper")]
     writer = csv.writer(text)

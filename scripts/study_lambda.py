@@ -140,8 +140,6 @@ def main(argv: Sequence[str] | None = None) -> Study:
     arguments = parser.parse_args(argv)
     if MPI.COMM_WORLD.size > 1:
         parser.error(f"found {MPI.COMM_WORLD.size} ranks; allowed: one, it is a serial script")
-    if not all(0.0 < one < math.inf for one in arguments.strengths):
-        parser.error("found a λ that is not positive and finite; allowed: numbers, ∞ is added")
     strengths, effort, cells = arguments.strengths, Effort(arguments.steps), arguments.cells or 64
     trained = list(TRAINED) if arguments.trained is None else arguments.trained
     if arguments.quick:
@@ -150,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> Study:
     if arguments.published:
         strengths = sorted({*strengths, STRENGTH})
     strengths = sorted({*strengths, *trained})
+    if not all(0.0 < one < math.inf for one in strengths):
+        parser.error("found a λ that is not positive and finite; allowed: numbers, ∞ is added")
     file = arguments.problem or (PUBLISHED if arguments.published else PROBLEM)
     problem = ct.Problem.from_file(file)
     if isinstance(problem.domain, ct.Box):

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from critic_readings import PAIR, VARIABLE, published_folder
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mpi4py import MPI
@@ -44,7 +45,6 @@ from congested.measures.sampling import Estimate, estimate_mean
 
 SCRIPTS = Path(__file__).resolve().parent
 PROBLEM = SCRIPTS / "problems" / "ray_monotone_d2_n4.toml"
-FOLDER = "w1-benchmark-d2-n4"
 # Samples of the paper, behind each number of its table.
 PAPER_SAMPLES = 4096
 # The paper took these gradients from the solver's mover, which is not published with the critics.
@@ -52,12 +52,6 @@ OF_THE_MOVER = ("3p-wgan_rev",)
 # Points of a batch for the single-precision distances: the paper's, since it decides how they are
 # computed.
 BATCH = PAPER_SAMPLES
-
-
-def published_folder() -> Path:
-    """Return the folder with the published data, whether it is there or not."""
-    default = SCRIPTS.parent.parent / "shared" / "published"
-    return Path(os.environ.get("CONGESTED_PUBLISHED", default)) / FOLDER
 
 
 def read_table(folder: Path) -> dict[str, dict[str, float]]:
@@ -147,18 +141,15 @@ def under_weight(
 
 def solve_reference(strength: float, gap: float, quick: bool) -> ct.Solution:
     """Solve the pair's problem with a strength of the penalty."""
-    problem = ct.Problem.from_file(PROBLEM)
-    import dataclasses
-
-    solver = dataclasses.replace(
-        problem.solver,
+    problem = dataclasses.replace(ct.Problem.from_file(PROBLEM), strength=strength)
+    return ct.solve(
+        problem,
         relative_gap=gap,
         refine="adaptive",
         lower_bound="auto",
-        max_cells=4000 if quick else problem.solver.max_cells,
+        max_cells=4000 if quick else None,
+        comm=MPI.COMM_SELF,
     )
-    problem = dataclasses.replace(problem, strength=strength, solver=solver)
-    return ct.solve(problem, comm=MPI.COMM_SELF)
 
 
 def measure(
@@ -369,12 +360,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--critics", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--quick", action="store_true", help="coarse solves and few samples")
     arguments = parser.parse_args(argv)
+    if MPI.COMM_WORLD.size > 1:
+        parser.error(f"found {MPI.COMM_WORLD.size} ranks; allowed: one, it is a serial script")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    folder = published_folder()
+    folder = published_folder() / PAIR
     if not (folder / "metrics.csv").is_file():
         sys.stderr.write(
             f"error: {folder}: found no published critics; allowed: the folder that holds "
-            f"{FOLDER}, in CONGESTED_PUBLISHED\n"
+            f"{PAIR}, in {VARIABLE}\n"
         )
         return 2
     published = read_table(folder)
@@ -390,17 +383,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     gap = arguments.gap or (3e-2 if arguments.quick else 2e-3)
     pair = ct.pair_from_file(folder / "pair.json")
     started = time.perf_counter()
-    references = {}
     solutions = {}
     for name, strength in (("congested", 10.0), ("wasserstein_solution", math.inf)):
         solution = solve_reference(strength, gap, arguments.quick)
         console.print(f"{name}: {solution.bounds} after {time.perf_counter() - started:.0f} s")
-        solutions[name] = references[name] = solution
+        solutions[name] = solution
     rows = {}
     for name in names:
         critic = ct.load_critic(there[name])
         rows[name] = measure(
-            name, pair, critic, published[name], references, samples, arguments.seed
+            name, pair, critic, published[name], solutions, samples, arguments.seed
         )
         console.print(f"{name}: measured after {time.perf_counter() - started:.0f} s")
     bounds, values = solutions["congested"].bounds, solutions["congested"].values

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.table import Table
 from tents import TentRow
 
 from congested.io.files import atomic_path, write_text
+from congested.io.result import json_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,7 +210,7 @@ def write(directory: Path, study: Study) -> list[Path]:
         "notes": study.notes,
     }
     files = [directory / "two_sided.json", directory / "two_sided.csv"]
-    write_text(files[0], json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+    write_text(files[0], json_text(content))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()

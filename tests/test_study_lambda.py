@@ -211,8 +211,11 @@ def test_published_critics_are_read_from_the_folder(
     assert isinstance(found[0][1], Network)
 
 
-def test_w1_has_no_lambda_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flag", ["--strengths", "--trained"])
+def test_w1_has_no_lambda_of_its_own(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        load_script("study_lambda").main(["--strengths", "inf", "-o", str(tmp_path / "new")])
+        load_script("study_lambda").main([flag, "inf", "-o", str(tmp_path / "new")])
     assert "positive and finite" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -95,11 +95,10 @@ class StreamSpace(PotentialSpace):
         cells, walls = np.count_nonzero(self.active), np.count_nonzero(self._wall)
         inside = np.count_nonzero(self.free[:owned])
         # Twice the inner facets are the sides of all cells less the walls.
-        local = np.array([3 * cells - walls - 2 * cells - 2 * inside], dtype=np.int64)
-        total = np.empty_like(local)
-        self.mesh.comm.Allreduce(local, total, op=MPI.SUM)
-        parts = self.mesh.comm.allreduce(int(self.facets.components.max(initial=-1)), op=MPI.MAX)
-        return bool(total[0] + 2 * (parts + 1) == 0)
+        comm = self.mesh.comm
+        twice = comm.allreduce(int(3 * cells - walls - 2 * cells - 2 * inside), op=MPI.SUM)
+        parts = 1 + comm.allreduce(int(self.facets.components.max(initial=-1)), op=MPI.MAX)
+        return bool(twice + 2 * parts == 0)
 
 
 def stream_space(facets: PotentialSpace) -> StreamSpace:
@@ -176,7 +175,7 @@ def solve_stream(
             slope_of_change = space.gradient(change)[active]
             step = _rotated(slope_of_change)
             slope = points.integral(np.sum(step * derivative, axis=-1))
-            smoothed = [points.integral(smoothed_cost(flux, compliance, smoothing))]
+            smoothed: list[float] = []  # the line search asks for the length zero first
 
             def cost_at(length: float) -> float:
                 moved = flux + length * step  # noqa: B023

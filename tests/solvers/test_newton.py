@@ -231,7 +231,7 @@ def test_transfer_injects_cell_means(kind: str) -> None:
             np.testing.assert_allclose(new[:, point], old.mean(axis=1)[parent])
 
 
-def testline_search_takes_the_largest_power_of_one_half_that_descends() -> None:
+def test_line_search_takes_the_largest_power_of_one_half_that_descends() -> None:
     # (t − a)² from t = 0: Armijo's condition holds up to t = 2a (1 − 1e-4/…) ≈ 2a.
     for minimum, expected in ((1.0, 1.0), (0.3, 0.5), (0.05, 0.0625)):
         found = line_search(lambda t, a=minimum: (t - a) ** 2, -2.0 * minimum)
