@@ -101,20 +101,23 @@ def _train(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
         raise InputError(f"{found}; allowed: 1, as training uses threads instead", key="-n")
     problem = Problem.from_file(arguments.problem)
     critic = Path(arguments.output)
-    _prepare(critic, resume=arguments.resume)
+    _check_name(critic)
 
     # Slow, or not installed.
     from congested.critics.problem_sampling import problem_samplers
     from congested.critics.torch_network import write_critic
-    from congested.critics.training import Outcome, train
+    from congested.critics.training import Outcome, check_training, train
     from congested.critics.training_history import write_history
 
     try:
         options = _options(arguments, problem, critic)
         certifier = _certifier(arguments.against, problem, options, comm)
         samplers = problem_samplers(problem)
+        check_training(options, certifier)
+        if not arguments.resume:
+            _replace(critic)
         stop = parallel.StopRequest()
-        with stop.install(), _progress_bar(history_path(critic), not arguments.quiet) as progress:
+        with stop.install(), _shown_and_kept(history_path(critic), not arguments.quiet) as progress:
             trained = train(
                 samplers,
                 options,
@@ -140,16 +143,18 @@ def _train(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     return STOPPED
 
 
-def _prepare(critic: Path, *, resume: bool) -> None:
-    """Find out before the work starts that the critic can be written, and read again."""
+def _check_name(critic: Path) -> None:
+    """Find out before the work starts that the critic will be read again."""
     if critic.is_dir():
         found = f'found "{critic}", which is a directory'
         raise InputError(f"{found}; allowed: a file that can be written", key="--output")
     if critic.suffix.lower() not in _ENDINGS:
         allowed = f"a name that ends with {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}"
         raise InputError(f'found "{critic}"; allowed: {allowed}', key="--output")
-    if resume:
-        return
+
+
+def _replace(critic: Path) -> None:
+    """Make room for a new critic, when all else is known to be good."""
     prepare_directory(critic.parent, critic.name)
     checkpoint = checkpoint_path(critic)
     if checkpoint.exists():
@@ -190,14 +195,20 @@ def _of_flag(error: InputError, arguments: argparse.Namespace) -> InputError:
 def what_counts(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a problem a critic knows: not the mesh, and not how σ is integrated."""
     domain = {name: value for name, value in description["domain"].items() if name != "cells"}
-    integration = ("rule", "samples", "seed", "tolerance")
-    weight = {k: value for k, value in description["weight"].items() if k not in integration}
     return {
         "domain": domain,
         "source": description["source"],
         "target": description["target"],
-        "weight": weight,
+        "weight": _without_integration(description["weight"]),
     }
+
+
+def _without_integration(weight: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a weight without what tells how its cell masses are found."""
+    kept = {k: v for k, v in weight.items() if k not in ("rule", "samples", "seed", "tolerance")}
+    if "parts" in kept:
+        kept["parts"] = [_without_integration(part) for part in kept["parts"]]
+    return kept
 
 
 def _certifier(
@@ -229,7 +240,7 @@ def _certifier(
 
 
 @contextmanager
-def _progress_bar(history: Path, enabled: bool) -> Iterator[Callable[[training.Progress], None]]:
+def _shown_and_kept(history: Path, enabled: bool) -> Iterator[Callable[[training.Progress], None]]:
     """Show the steps and the last row while the body runs, and write the history as it grows."""
     from congested.critics.training_history import write_history
 

@@ -15,7 +15,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import congested as ct
 from congested.cli import main
+from congested.cli_train import what_counts
 from congested.critics.load import load_critic
 from congested.critics.torch_network import network_of_state
 from congested.critics.training_history import read_history
@@ -215,11 +217,17 @@ def test_wrong_flags(
     flags: list[str],
     message: str,
 ) -> None:
+    # What an earlier training left is not lost by a mistake.
+    kept = [tmp_path / "critic.pt"]
+    if flags != ["--resume"]:
+        kept.append(tmp_path / "critic.checkpoint.pt")
+    for file in kept:
+        file.write_text("hours of work")
     assert here(problem, "-o", tmp_path / "critic.pt", *flags) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}")
     assert error.count("\n") == 1
-    assert not (tmp_path / "critic.pt").exists()
+    assert all(file.read_text() == "hours of work" for file in kept)
 
 
 def test_infinite_strength_of_the_file_names_its_key(
@@ -280,3 +288,15 @@ def test_more_ranks_than_one_are_refused(problem: Path, tmp_path: Path) -> None:
     assert "error: -n: found 2 ranks; allowed: 1, as training uses threads instead\n" in err
     assert err.count("error: ") == 1
     assert not (tmp_path / "critic.pt").exists()
+
+
+def test_how_a_weight_is_integrated_makes_no_other_problem() -> None:
+    gaussians = [ct.GaussianMixture.from_stds([[0.5, x]], [0.1]) for x in (0.3, 0.6)]
+
+    def counted(share: float, **settings: object) -> dict[str, object]:
+        parts = (ct.Interpolates(**settings), ct.ConstantWeight())
+        weight = ct.MixtureWeight(parts, (share, 1.0 - share))
+        return what_counts(ct.Problem(ct.Box((0, 0), (1, 1), 4), *gaussians, weight).description)
+
+    assert counted(0.5, samples=1000, seed=3) == counted(0.5)
+    assert counted(0.4) != counted(0.5)

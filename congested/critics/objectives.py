@@ -52,7 +52,7 @@ class Method(enum.StrEnum):
 
     @property
     def lipschitz(self) -> bool:
-        """Whether the critic's slope cannot exceed one."""
+        """Whether the critic's slope cannot exceed one, if that of its activation does not."""
         return self in (Method.SPECTRAL, Method.SORTING)
 
     @property

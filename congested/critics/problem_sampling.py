@@ -7,10 +7,8 @@ penalty of a critic is the same integral that the solver bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 from mpi4py import MPI
@@ -18,16 +16,19 @@ from mpi4py import MPI
 from congested.cell_search import CellBins
 from congested.critics.sampling import (
     Contains,
+    Pairs,
+    PairSampler,
     Sampler,
     Samplers,
     WeightSampler,
     factors,
     interpolates,
+    on_segments,
 )
 from congested.domain import Box, Domain, create_mesh
 from congested.errors import InputError
 from congested.geometry import FloatArray, cells_of_mesh
-from congested.measures.base import LARGEST_OUTSIDE, Measure
+from congested.measures.base import LARGEST_OUTSIDE, Measure, too_much_outside
 from congested.measures.gaussian_mixture import GaussianMixture
 from congested.measures.points import Points
 from congested.problem import Problem, check_dimensions
@@ -48,10 +49,6 @@ from congested.weights.plan import LARGEST_PLAN, optimal_plan
 # ±0.2 % (two standard deviations) where it is 1 %.
 _TRIAL = 1 << 13
 _SLACK = 3e-3
-
-Pairs: TypeAlias = tuple[FloatArray, FloatArray]
-# Draws starts and ends (number, d) of segments.
-_PairSampler: TypeAlias = Callable[[int, np.random.Generator], Pairs]
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,7 @@ def _restricted(draw: Sampler, contains: Contains, name: str) -> Sampler:
     trial = contains(draw(_TRIAL, np.random.default_rng(0)))
     outside = 1.0 - float(np.mean(trial))
     if outside > LARGEST_OUTSIDE + _SLACK:
-        raise InputError(
-            f"found {100 * outside:.2g} % of the mass outside the domain; allowed: "
-            f"{100 * LARGEST_OUTSIDE:g} % (enlarge the domain or move the measure)",
-            key=name,
-        )
+        raise too_much_outside(outside, name)
 
     def inside(number: int, random: np.random.Generator) -> FloatArray:
         points = draw(number, random)
@@ -166,7 +159,7 @@ def _weight(
             return _given(whole[weight.coupling], region.contains, 1.0)
         case Interpolates() if weight.coupling == "optimal":
             pairs = _optimal_pairs(weight, problem.source, problem.target, key)
-            return _on_segments(pairs, region.contains)
+            return on_segments(pairs, region.contains)
         case Interpolates():
             return interpolates(whole["source"], whole["target"], region.contains)
         case ConstantWeight():
@@ -213,19 +206,7 @@ def _mixture(parts: list[WeightSampler], shares: FloatArray) -> WeightSampler:
     return weighted
 
 
-def _on_segments(pairs: _PairSampler, contains: Contains) -> WeightSampler:
-    def weighted(number: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        starts, ends = pairs(number, random)
-        share = random.random((number, 1))
-        points = (1.0 - share) * starts + share * ends
-        return points, factors(points, contains)
-
-    return weighted
-
-
-def _optimal_pairs(
-    weight: Interpolates, source: Measure, target: Measure, key: str
-) -> _PairSampler:
+def _optimal_pairs(weight: Interpolates, source: Measure, target: Measure, key: str) -> PairSampler:
     """Return what draws starts and ends (number, d) from an optimal plan, where one is known."""
     if isinstance(source, Points) and isinstance(target, Points):
         if len(source.points) * len(target.points) <= LARGEST_PLAN:

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mpi4py import MPI
 
+from congested import recovery
 from congested.critics.network import Critic
 from congested.critics.sampling import Sampler, Samplers
 from congested.errors import InputError
@@ -150,18 +152,12 @@ def best_factor(
     if loss <= 0.0 or not (slope * factor).any():
         return 0.0
 
-    def derivative(multiple: float) -> float:
-        excess = np.maximum(multiple * slope - 1.0, 0.0)
-        return loss - 2.0 * strength * float(np.mean(factor * slope * excess))
-
-    upper = 1.0 / float(np.mean(slope))
-    while derivative(upper) > 0.0:
-        upper *= 2.0
-    lower = 0.0
-    for _ in range(60):
-        middle = 0.5 * (lower + upper)
-        lower, upper = (middle, upper) if derivative(middle) > 0.0 else (lower, middle)
-    return lower
+    largest = float(np.max(slope, where=factor > 0.0, initial=0.0))
+    stiffness = 2.0 * strength * factor / len(factor)
+    # Slopes of the size of one, whatever the critic's units.
+    lengths: FloatArray = np.asarray(slope / largest)
+    best = recovery.best_factor(MPI.COMM_SELF, lengths, stiffness, loss / largest)
+    return best / largest
 
 
 def _values(critic: Critic, draw: Sampler, number: int, random: np.random.Generator) -> FloatArray:

@@ -23,6 +23,9 @@ Sampler: TypeAlias = Callable[[int, np.random.Generator], FloatArray]
 WeightSampler: TypeAlias = Callable[[int, np.random.Generator], tuple[FloatArray, FloatArray]]
 #: Whether points (m, d) lie in the domain (m,).
 Contains: TypeAlias = Callable[[FloatArray], BoolArray]
+#: Starts and ends (number, d) of segments, and what draws them.
+Pairs: TypeAlias = tuple[FloatArray, FloatArray]
+PairSampler: TypeAlias = Callable[[int, np.random.Generator], Pairs]
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,25 @@ def interpolates(
         Points outside get the factor zero; None: there is no outside.
     """
 
+    def pairs(number: int, random: np.random.Generator) -> Pairs:
+        return source(number, random), target(number, random)
+
+    return on_segments(pairs, contains)
+
+
+def on_segments(pairs: PairSampler, contains: Contains | None) -> WeightSampler:
+    """Return the sampler of the points of segments: (1 − t) X + t Y, t ~ U[0, 1].
+
+    Parameters
+    ----------
+    pairs
+        Draws starts X and ends Y (number, d).
+    contains
+        Points outside get the factor zero; None: there is no outside.
+    """
+
     def draw(number: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        starts, ends = source(number, random), target(number, random)
+        starts, ends = pairs(number, random)
         share = random.random((number, 1))
         points = (1.0 - share) * starts + share * ends
         return points, factors(points, contains)

@@ -160,10 +160,8 @@ def train(
         If the device is not there, `Training.stop_at` has no solution to compare with, or there is
         no training to resume, or another one.
     """
-    if training.stop_at is not None and certifier is None:
-        found = f"found {training.stop_at:g} without a solution to compare with"
-        raise InputError(f"{found}; allowed: only with one (--against)", key="stop_at")
-    run = _Run(samplers, training, certifier, _device(training.device))
+    device = check_training(training, certifier)
+    run = _Run(samplers, training, certifier, device)
     if resume:
         if checkpoint is None:
             raise InputError("found no checkpoint; allowed: the file of one", key="resume")
@@ -177,8 +175,18 @@ def train(
     return Trained(run.best_network, run.best, history, run.step, outcome, training)
 
 
-def _device(name: str) -> Any:
-    available = torch.cuda.is_available()
+def check_training(training: Training, certifier: Certifier | None) -> torch.device:
+    """Return the device to train on, or find out that options ask for what is not there.
+
+    Raises
+    ------
+    InputError
+        As `train`.
+    """
+    if training.stop_at is not None and certifier is None:
+        found = f"found {training.stop_at:g} without a solution to compare with"
+        raise InputError(f"{found}; allowed: only with one (--against)", key="stop_at")
+    name, available = training.device, torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError('found "cuda", and PyTorch sees none; allowed here: cpu', key="device")
     return torch.device("cuda" if available and name != "cpu" else "cpu")

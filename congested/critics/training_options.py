@@ -111,7 +111,8 @@ class Training:
                 raise InputError(f"found {value!r}; allowed: an integer >= {least}", key=name)
         for name in ("learning_rate", "clip", "stop_at", "max_seconds"):
             value = getattr(self, name)
-            if value is not None and not 0.0 < value < math.inf:
+            optional = name in ("stop_at", "max_seconds")
+            if not (value is None and optional) and not 0.0 < (value or 0.0) < math.inf:
                 raise InputError(f"found {value!r}; allowed: a number > 0", key=name)
         if not self.strength > 0.0:
             raise InputError(f"found {self.strength!r}; allowed: a number > 0", key="strength")
@@ -121,6 +122,12 @@ class Training:
                 f'found inf with method "{self.method}", which has a penalty; allowed: a finite '
                 f"number, or method {bounded}",
                 key="strength",
+            )
+        if math.isinf(self.strength) and activation is Activation.SILU:
+            raise InputError(
+                'found "silu", whose slope exceeds one, with strength inf; allowed: another '
+                "activation, or a finite strength",
+                key="activation",
             )
 
     def rate(self, step: int) -> float:

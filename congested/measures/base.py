@@ -188,12 +188,25 @@ def restricted_masses(
     if total > 1.0 + slack:
         raise InputError(f"found the total mass {total:.8g} in the domain; allowed: 1", key=name)
     if outside > LARGEST_OUTSIDE:
-        raise InputError(
-            f"found {100 * outside:.3g} % of the mass outside the domain; allowed: "
-            f"{100 * LARGEST_OUTSIDE:g} % (enlarge the domain or move the measure)",
-            key=name,
-        )
+        raise too_much_outside(outside, name)
     return RestrictedMasses(np.asarray(masses / total, dtype=np.float64), outside)
+
+
+def too_much_outside(outside: float, name: str) -> InputError:
+    """Return the error of a measure of which too much lies outside the domain.
+
+    Parameters
+    ----------
+    outside
+        The part outside, more than `LARGEST_OUTSIDE`.
+    name
+        ``"source"`` or ``"target"``.
+    """
+    return InputError(
+        f"found {100 * outside:.3g} % of the mass outside the domain; allowed: "
+        f"{100 * LARGEST_OUTSIDE:g} % (enlarge the domain or move the measure)",
+        key=name,
+    )
 
 
 def run_collectively(comm: MPI.Comm, compute: Callable[[], Value]) -> Value:

@@ -333,3 +333,17 @@ def test_cuda_learns_what_the_cpu_does(method: Method, samplers: Samplers, tmp_p
     train(samplers, stopped, checkpoint=file, stop=iter([False] * 5 + [True]).__next__)
     rest = dataclasses.replace(stopped, device="cpu")
     assert train(samplers, rest, checkpoint=file, resume=True).steps == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"learning_rate": None}, "learning_rate"),
+        ({"clip": None}, "clip"),
+        ({"method": "spectral", "activation": "silu", "strength": np.inf}, "activation"),
+    ],
+)
+def test_options_that_would_train_nothing(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Training(**options)
+    assert caught.value.key == key
