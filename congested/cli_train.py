@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -245,20 +246,10 @@ def _shown_and_kept(history: Path, enabled: bool) -> Iterator[Callable[[training
     from congested.critics.training_history import write_history
 
     console = parallel.error_console()
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-    )
     rows = 0
-    with Progress(
-        *columns,
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not (enabled and console.is_terminal),
-    ) as bar:
+    status = TextColumn("{task.fields[status]}")
+    shown = enabled and console.is_terminal
+    with parallel.labelled_bar(status, console, shown=shown) as bar:
         task = bar.add_task("training", total=1.0, status="")
 
         def show(state: training.Progress) -> None:
@@ -267,8 +258,8 @@ def _shown_and_kept(history: Path, enabled: bool) -> Iterator[Callable[[training
                 rows = len(state.history)
                 write_history(history, state.history)
             row = state.history[-1]
-            status = f"step {state.step:,} of {state.steps:,}, {progress_text(row)}"
-            bar.update(task, completed=state.step / state.steps, status=status)
+            text = f"step {state.step:,} of {state.steps:,}, {progress_text(row)}"
+            bar.update(task, completed=state.step / state.steps, status=text)
 
         yield show
 
@@ -276,7 +267,7 @@ def _shown_and_kept(history: Path, enabled: bool) -> Iterator[Callable[[training
 def progress_text(row: Row) -> str:
     """Return a row of the history in words."""
     text = f"dual value {row.dual_value:.5g} ± {row.standard_error:.1e}"
-    if row.suboptimality_upper == row.suboptimality_upper:  # not NaN
+    if not math.isnan(row.suboptimality_upper):
         text += f", suboptimality <= {100 * row.suboptimality_upper:.3g} %"
     return text
 
@@ -319,7 +310,7 @@ def _table(problem: Problem, trained: training.Trained, dual: SampledDual, criti
         f"{bound} ({100 * _CONFIDENCE:g} % by the central limit theorem; "
         f"{dual.samples:,} fresh samples)",
     )
-    if best.suboptimality_upper == best.suboptimality_upper:  # not NaN
+    if not math.isnan(best.suboptimality_upper):
         lower, upper = 100 * best.suboptimality_lower, 100 * best.suboptimality_upper
         add("suboptimality", f"{lower:.3g} % to {upper:.3g} % (certified)")
     add("largest slope", f"{dual.largest_slope:.4g}")

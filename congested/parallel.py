@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from congested.errors import CongestedError
@@ -152,6 +159,19 @@ def _ignore(event: ProgressEvent) -> None:
 
 
 @contextmanager
+def labelled_bar(
+    middle: ProgressColumn, console: Console, *, shown: bool = True
+) -> Iterator[Progress]:
+    """Show tasks, or not, with their description, a bar, something of their own, and the time."""
+    label, bar = TextColumn("{task.description}"), BarColumn(bar_width=None)
+    columns = (label, bar, middle, TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, expand=True, disable=not shown
+    ) as progress:
+        yield progress
+
+
+@contextmanager
 def progress_bar(
     comm: MPI.Comm, goal: float, *, enabled: bool = True, console: Console | None = None
 ) -> Iterator[Callable[[ProgressEvent], None]]:
@@ -177,13 +197,7 @@ def progress_bar(
     if comm.rank != 0 or not enabled or not console.is_terminal:
         yield _ignore
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+    with labelled_bar(TextColumn("{task.fields[status]}"), console) as progress:
         yield _GapBar(progress, goal)
 
 
@@ -211,13 +225,7 @@ def step_bar(
     if comm.rank != 0 or not enabled or not console.is_terminal:
         yield lambda name: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+    with labelled_bar(MofNCompleteColumn(), console) as progress:
         task = progress.add_task("", total=steps, completed=-1)
 
         def step(name: str) -> None:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from few_colors import save_in_few_colors
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
 
 from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
-from congested.io.files import atomic_path
 from congested.plot_panels import (
     Panel,
     draw_color_bar,
@@ -95,15 +93,7 @@ def draw(file: Path, title: str, numbers: str, columns: Sequence[Column]) -> Non
         draw_color_bar(figure, bars[row], scales[name])
         bars[row].tick_params(labelsize=7)
         grid[row][0].set_ylabel(_LABELS[name], size=9)
-    figure.set_dpi(_DPI)
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
-    canvas.draw()
-    colors = np.asarray(canvas.buffer_rgba())[..., :3]
-    levels = np.rint(colors * (_COLOR_LEVELS / 255.0))
-    rounded = np.rint(levels * (255.0 / _COLOR_LEVELS)).astype(np.uint8)
-    with atomic_path(file) as partial:
-        Image.fromarray(rounded).save(partial, format="PNG", optimize=True)
+    save_in_few_colors(figure, file, _DPI, _COLOR_LEVELS)
 
 
 def _shared_scales(columns: Sequence[Column]) -> dict[str, Panel]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from few_colors import save_in_few_colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from rich.table import Table
 from tents import TentRow
 
-from congested.io.files import atomic_path, write_text
+from congested.io.files import write_text
 from congested.io.result import json_text
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def draw(
     assert arrays is not None
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(2.7 * _COLUMNS, 5.6), layout="constrained")
-        canvas = FigureCanvasAgg(figure)
+        FigureCanvasAgg(figure)
         grid = figure.subplots(2, _COLUMNS)
         for axis in grid.flat[len(chosen) : _COLUMNS]:
             axis.set_axis_off()
@@ -275,13 +275,7 @@ def draw(
             f"{study.title}, λ = {study.strength:g}: {len(arrays.cells):,} cells; "
             f"{100 * study.critics[0].still.mass:.0f} % of σ where no mass moves"
         )
-        figure.set_dpi(_DPI)
-        canvas.draw()
-        colors = np.asarray(canvas.buffer_rgba())[..., :3]
-    levels = np.rint(colors * (_COLOR_LEVELS / 255.0))
-    rounded = np.rint(levels * (255.0 / _COLOR_LEVELS)).astype(np.uint8)
-    with atomic_path(file) as partial:
-        Image.fromarray(rounded).save(partial, format="PNG", optimize=True)
+        save_in_few_colors(figure, file, _DPI, _COLOR_LEVELS)
     return file
 
 
