@@ -135,6 +135,31 @@ def split_simplices(simplices: FloatArray) -> FloatArray:
     return children.reshape(-1, dimension + 1, dimension)
 
 
+def facet_neighbours(cells: IntArray) -> IntArray:
+    """Return the cell behind the facet opposite each vertex, −1 where there is none.
+
+    Parameters
+    ----------
+    cells
+        Vertex numbers (C, d+1).
+
+    Returns
+    -------
+    numpy.ndarray
+        Cell numbers (C, d+1).
+    """
+    number, corners = cells.shape
+    others = [[j for j in range(corners) if j != i] for i in range(corners)]
+    facets = np.sort(cells[:, others].reshape(-1, corners - 1), axis=1)
+    # Equal facets end up side by side.
+    order = np.lexsort(facets.T[::-1])
+    pairs = np.flatnonzero((facets[order[1:]] == facets[order[:-1]]).all(axis=1))
+    one, other = order[pairs], order[pairs + 1]
+    neighbours = np.full(number * corners, -1, dtype=np.int64)
+    neighbours[one], neighbours[other] = other // corners, one // corners
+    return neighbours.reshape(number, corners)
+
+
 @dataclass(frozen=True)
 class Cells:
     """The cells that this rank owns, as arrays, and the bounding box of the whole mesh.

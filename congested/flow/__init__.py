@@ -1,0 +1,1 @@
+"""The mass flow behind a momentum: particles, their paths, and what these cost."""

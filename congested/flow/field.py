@@ -1,0 +1,153 @@
+"""The momentum that moves mass, and the densities between which it does, as arrays of one mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from congested.errors import InputError
+from congested.geometry import FloatArray, IntArray, facet_neighbours, simplex_volumes
+from congested.integrand import capacity
+from congested.io.arrays import ResultArrays
+
+# Fluxes of one facet from its two sides, and those of walls, agree to rounding.
+_SAME = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class FlowField:
+    """A momentum in RT0 and what it moves, on the C cells of a whole mesh, the same on every rank.
+
+    Attributes
+    ----------
+    vertices
+        Coordinates (V, d).
+    cells
+        Vertex numbers (C, d+1).
+    volume
+        Volumes (C,).
+    neighbours
+        The cell behind the facet opposite each vertex (C, d+1), −1 at walls.
+    flux
+        Outward integral of the momentum through the facet opposite each vertex (C, d+1): opposite
+        numbers from the two sides of a facet, 0 at walls.
+    source, target
+        Densities μ_T/|T|, ν_T/|T| (C,).
+    growth
+        Density (C,) of div m − (μ − ν): 0 for a momentum that moves source to target, else mass
+        that the momentum makes (positive) or loses.
+    weight
+        Densities σ_T/|T| (C,).
+    strength
+        λ, infinity for W₁.
+    """
+
+    vertices: FloatArray
+    cells: IntArray
+    volume: FloatArray
+    neighbours: IntArray
+    flux: FloatArray
+    source: FloatArray
+    target: FloatArray
+    growth: FloatArray
+    weight: FloatArray
+    strength: float
+
+    @property
+    def dimension(self) -> int:
+        """Space dimension d."""
+        return self.vertices.shape[1]
+
+    @cached_property
+    def rates(self) -> FloatArray:
+        """Fluxes over d |T| (C, d+1): how barycentric coordinates fall at their facets."""
+        return self.flux / (self.dimension * self.volume)[:, None]
+
+    @cached_property
+    def momentum(self) -> FloatArray:
+        """Integrals (C, d) of the momentum: that of RT0 is |T| times its value at the midpoint."""
+        simplices = self.vertices[self.cells]
+        midpoint = simplices.mean(axis=1)
+        # m(x) = Σ_i flux_i (x − v_i) / (d |T|).
+        return np.einsum("ni,nid->nd", self.flux, midpoint[:, None] - simplices) / self.dimension
+
+    @cached_property
+    def compliance(self) -> FloatArray:
+        """Return 1/κ = 1/(2λσ) (C,), 0 for W₁ and in cells without flux."""
+        moved = (self.flux != 0.0).any(axis=1)
+        kappa = capacity(self.weight, self.strength)
+        return np.divide(1.0, kappa, out=np.zeros(len(kappa)), where=moved & (kappa > 0.0))
+
+
+def flow_field(arrays: ResultArrays, strength: float) -> FlowField:
+    """Return the flow field of a solution.
+
+    Parameters
+    ----------
+    arrays
+        The solution on its whole mesh.
+    strength
+        λ, infinity for W₁.
+
+    Raises
+    ------
+    InputError
+        If the flux is not one of a conservative momentum.
+    """
+    neighbours = facet_neighbours(arrays.cells)
+    volume = simplex_volumes(arrays.vertices[arrays.cells])
+    flux, mismatch = one_flux_per_facet(neighbours, arrays.flux)
+    residual = np.abs(flux.sum(axis=1) - volume * (arrays.source - arrays.target)).max(initial=0.0)
+    for what, size in (
+        ("differences between the two sides of facets", mismatch),
+        ("divergences that differ from source less target", float(residual)),
+    ):
+        if not size <= _SAME:
+            raise InputError(f"found {what} in array flux, up to {size:.2g}; allowed: {_SAME:g}")
+    return FlowField(
+        vertices=np.ascontiguousarray(arrays.vertices, dtype=np.float64),
+        cells=np.ascontiguousarray(arrays.cells, dtype=np.int64),
+        volume=volume,
+        neighbours=neighbours,
+        flux=flux,
+        source=np.maximum(arrays.source, 0.0),
+        target=np.maximum(arrays.target, 0.0),
+        growth=np.zeros(len(volume)),
+        weight=arrays.weight,
+        strength=strength,
+    )
+
+
+def one_flux_per_facet(neighbours: IntArray, flux: FloatArray) -> tuple[FloatArray, float]:
+    """Make fluxes opposite from the two sides of a facet, and 0 at walls.
+
+    Parameters
+    ----------
+    neighbours
+        As in `FlowField` (C, d+1).
+    flux
+        Outward integrals (C, d+1).
+
+    Returns
+    -------
+    flux, mismatch
+        The means of both sides, and by how much one side differed at most from the other, or a
+        wall from 0.
+    """
+    cells, corners = neighbours.shape
+    # A facet is known by its two cells; it stands once in the row of each.
+    own = np.repeat(np.arange(cells), corners)
+    other = neighbours.ravel()
+    inner = np.flatnonzero(other >= 0)
+    low = np.minimum(own[inner], other[inner])
+    high = np.maximum(own[inner], other[inner])
+    order = inner[np.lexsort((high, low))]
+    first, second = order[0::2], order[1::2]
+    values = flux.ravel()
+    result = np.zeros(values.shape)
+    result[first] = 0.5 * (values[first] - values[second])
+    result[second] = -result[first]
+    mismatch = float(np.abs(result - values).max(initial=0.0))
+    return result.reshape(cells, corners), 2.0 * mismatch
