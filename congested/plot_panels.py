@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, FuncNorm, ListedColormap, LogNorm, Normalize
+from matplotlib.colors import Colormap, FuncNorm, ListedColormap, LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -24,6 +24,8 @@ from congested.io.arrays import ResultArrays
 
 #: Where there is no value to show (σ = 0).
 INACTIVE_COLOR = "0.86"
+#: Of source and target where both are in one picture.
+SOURCE_COLOR, TARGET_COLOR = "#3b6fb6", "#d1662b"
 #: Without magma's pale end, so that white streamlines stay visible on the strongest flux.
 FLUX_COLORS = ListedColormap(colormaps["magma"](np.linspace(0.0, 0.8, 256)), name="flux")
 
@@ -74,6 +76,8 @@ class Panel:
         Colour map.
     norm
         Colour scale.
+    inactive
+        What grey stands for.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Panel:
     active: npt.NDArray[np.bool_]
     colors: Colormap
     norm: Normalize
+    inactive: str = "no weight"
 
     def colored(self, values: FloatArray) -> FloatArray:
         """Return the colours (…, 4) of values, those beyond the scale's ends as its ends."""
@@ -345,6 +350,8 @@ def draw_color_bar(figure: Figure, axes: Axes, panel: Panel) -> None:
         above = [tick for tick in steps if 1.0 + 0.1 * (high - 1.0) < tick <= high]
         ticks = [low, 0.5, 1.0, *above] if inches > 2 else [low, 1.0, *above]
         bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    elif isinstance(panel.norm, PowerNorm):  # of factors, from 1 on
+        axes.yaxis.set_major_locator(MaxNLocator(5 if inches > 2 else 3, steps=[1, 2, 5, 10]))
     elif isinstance(panel.norm, LogNorm):
         axes.yaxis.set_major_locator(LogLocator(10, numticks=7 if inches > 2 else 4))
     else:

@@ -85,10 +85,10 @@ def draw_panels(
 def _layout(
     raster: Raster, panels: int, title: str, numbers: str
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """Place three, six or eight panels with their colour bars, in inches, for any domain."""
+    """Place up to three, or six or eight panels with their colour bars, in inches."""
     left, right, bottom, top = raster.extent
     aspect = (top - bottom) / (right - left)
-    columns = (3 if panels == 3 else panels // 2) if aspect > 0.45 else -(-panels // 4)
+    columns = (panels if panels <= 3 else panels // 2) if aspect > 0.45 else -(-panels // 4)
     rows = panels // columns
     width = min(12.0 / columns, 4.4 / aspect)
     height = width * aspect
@@ -134,7 +134,7 @@ def _draw_titled(axes: Axes, raster: Raster, panel: Panel) -> None:
     axes.set_title(panel.title, size=11, pad=5)
     if inactive:
         axes.text(
-            0.02, 0.02, "grey: no weight", transform=axes.transAxes, size=8, color="0.25",
+            0.02, 0.02, f"grey: {panel.inactive}", transform=axes.transAxes, size=8, color="0.25",
             bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
 

@@ -147,6 +147,17 @@ def _window(scene: Scene) -> tuple[int, int]:
     return _WIDTH, int(np.clip(_WIDTH * height / width, 0.4 * _WIDTH, 1.1 * _WIDTH))
 
 
+def view(scene: Scene) -> tuple[float, float, float, float]:
+    """Return left, right, bottom and top of a picture, along the axes `right` and `up`."""
+    lower, upper = scene.extent()
+    width, height = _window(scene)
+    half = 0.5 * (upper - lower)
+    scale = 1.03 * max(half[1], half[0] * height / width)
+    x, y = 0.5 * (lower + upper)
+    across = scale * width / height
+    return float(x - across), float(x + across), float(y - scale), float(y + scale)
+
+
 def start(plotter: pyvista.Plotter, scene: Scene) -> None:
     """Begin a picture: only the boundary of the mesh."""
     plotter.clear_actors()
@@ -159,18 +170,16 @@ def start(plotter: pyvista.Plotter, scene: Scene) -> None:
 
 def finish(plotter: pyvista.Plotter, scene: Scene) -> npt.NDArray[np.uint8]:
     """Return the picture as the eye sees it."""
-    lower, upper = scene.extent()
-    middle = 0.5 * (lower + upper)
+    left, right, bottom, top = view(scene)
     depth = np.asarray(scene.surface.points) @ scene.toward
-    focus = middle[0] * scene.right + middle[1] * scene.up + depth.mean() * scene.toward
+    focus = 0.5 * (left + right) * scene.right + 0.5 * (bottom + top) * scene.up
+    focus = focus + depth.mean() * scene.toward
     camera = plotter.camera
     camera.focal_point = tuple(focus)
     camera.position = tuple(focus + 2.0 * scene.grid.length * scene.toward)
     camera.up = tuple(scene.up)
     camera.parallel_projection = True
-    width, height = plotter.window_size
-    half = 0.5 * (upper - lower)
-    camera.parallel_scale = 1.03 * max(half[1], half[0] * height / width)
+    camera.parallel_scale = 0.5 * (top - bottom)
     plotter.renderer.ResetCameraClippingRange()
     plotter.render()
     return np.asarray(plotter.screenshot(None, return_img=True))
@@ -259,16 +268,31 @@ def add_surface(
     )
 
 
+def add_tubes(
+    plotter: pyvista.Plotter, scene: Scene, segments: FloatArray, colors: FloatArray
+) -> None:
+    """Draw straight pieces (k, 2, 3) as thin tubes of given colours (k, 3)."""
+    if not len(segments):
+        return
+    ends = np.arange(2 * len(segments)).reshape(-1, 2)
+    lines = np.insert(ends, 0, 2, axis=1).reshape(-1)
+    pieces = pyvista.PolyData(segments.reshape(-1, 3), lines=lines)
+    pieces.point_data["color"] = np.repeat((255 * colors).astype(np.uint8), 2, axis=0)
+    tubes = pieces.tube(radius=0.0018 * scene.grid.length, n_sides=6)
+    plotter.add_mesh(tubes, scalars="color", rgb=True, ambient=0.4, render=False)
+
+
 def compose(pictures: list[Picture], words: tuple[str, str], file: Path) -> None:
-    """Set pictures of equal size, four in a row, into a PNG file with a headline."""
+    """Set pictures of equal size, up to four in a row, into a PNG file with a headline."""
     pixels_y, pixels_x = pictures[0][1].shape[:2]
-    rows = -(-len(pictures) // _COLUMNS)
+    columns = min(len(pictures), _COLUMNS)
+    rows = -(-len(pictures) // columns)
     width, height = 3.7, 3.7 * pixels_y / pixels_x
     step_x, step_y = width + 0.82, height + 0.5
-    size_x, size_y = _COLUMNS * step_x + 0.1, rows * step_y + 0.95
+    size_x, size_y = columns * step_x + 0.1, rows * step_y + 0.95
     figure = new_figure(size_x, size_y, *words)
     for place, (title, image, panel) in enumerate(pictures):
-        row, column = divmod(place, _COLUMNS)
+        row, column = divmod(place, columns)
         x, y = 0.1 + column * step_x, 0.12 + (rows - 1 - row) * step_y
         axes = figure.add_axes((x / size_x, y / size_y, width / size_x, height / size_y))
         axes.imshow(image, interpolation="antialiased", interpolation_stage="rgba")

@@ -15,6 +15,8 @@ from matplotlib.colors import ListedColormap
 from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
 from congested.plot_panels import (
+    SOURCE_COLOR,
+    TARGET_COLOR,
     Densities,
     Panel,
     density_panels,
@@ -41,7 +43,7 @@ from congested.plot_scene import (
     start,
 )
 
-_COLORS = {"source": "#3b6fb6", "target": "#d1662b", "weight": "#238443"}
+_COLORS = {"source": SOURCE_COLOR, "target": TARGET_COLOR, "weight": "#238443"}
 _STREAMLINES = 90
 _SHARES_IN_WORDS = ", ".join(f"{100 * share:.0f}" for share in SHARES) + " %"
 
@@ -54,8 +56,8 @@ def plot_volume(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -> 
     panels = {panel.name: panel for panel in overview_panels(arrays)}
     # From pale to dark on white paper, so that what is weak does not hide what is strong; thin
     # lines have to be darker than a whole plane.
-    panels["momentum"] = replace(panels["momentum"], colors=_pale_to_dark("magma_r", 0.0))
-    lined = replace(panels["momentum"], colors=_pale_to_dark("magma_r", 0.12))
+    panels["momentum"] = replace(panels["momentum"], colors=pale_to_dark("magma_r", 0.0))
+    lined = replace(panels["momentum"], colors=pale_to_dark("magma_r", 0.12))
 
     pictures: list[Picture] = []
     with open_plotter(scene, translucent=False) as plotter:
@@ -67,7 +69,7 @@ def plot_volume(arrays: ResultArrays, result: Mapping[str, Any], file: Path) -> 
             pictures.append((panels[name].title, finish(plotter, scene), panels[name]))
     with open_plotter(scene, translucent=True) as plotter:
         start(plotter, scene)
-        _add_blobs(plotter, scene, arrays)
+        add_blobs(plotter, scene, arrays)
         _add_streamlines(plotter, scene, arrays, lined)
         pictures.append(
             ("streamlines (blue: source, orange: target)", finish(plotter, scene), lined)
@@ -91,10 +93,10 @@ def plot_weight_volume(arrays: Densities, result: Mapping[str, Any], file: Path)
             if not _add_balls(plotter, scene, arrays, panel.values, _COLORS[panel.name]):
                 add_slices(plotter, scene, cuts, panel)
             pictures.append((panel.title, finish(plotter, scene), panel))
-    lined = replace(panels[-1], colors=_pale_to_dark("YlGn", 0.12))
+    lined = replace(panels[-1], colors=pale_to_dark("YlGn", 0.12))
     with open_plotter(scene, translucent=True) as plotter:
         start(plotter, scene)
-        _add_blobs(plotter, scene, arrays)
+        add_blobs(plotter, scene, arrays)
         add_isosurfaces(plotter, scene, arrays, lined)
         title = f"{_SHARES_IN_WORDS} of σ (blue: μ, orange: ν)"
         pictures.append((title, finish(plotter, scene), lined))
@@ -125,7 +127,8 @@ def _add_fields(scene: Scene, arrays: ResultArrays) -> None:
     data["gradient"] = vertex_means(arrays.cells, arrays.cell_volume, gradient)
 
 
-def _pale_to_dark(name: str, start: float) -> ListedColormap:
+def pale_to_dark(name: str, start: float) -> ListedColormap:
+    """Return a colour map of matplotlib's from some place on, without its dark end."""
     return ListedColormap(colormaps[name](np.linspace(start, 0.9, 256)), name=name)
 
 
@@ -158,13 +161,15 @@ def _add_streamlines(
         plotter.add_mesh(tubes, scalars="color", rgb=True, ambient=0.4, render=False)
 
 
-def _add_blobs(plotter: pyvista.Plotter, scene: Scene, arrays: Densities) -> None:
+def add_blobs(
+    plotter: pyvista.Plotter, scene: Scene, arrays: Densities, *, opacity: float = 0.5
+) -> None:
     """Draw surfaces around half of the source and half of the target, or balls at few points."""
     for name, values in (("source", arrays.source), ("target", arrays.target)):
         if not _add_balls(plotter, scene, arrays, values, _COLORS[name]):
             blob = contour_of(scene, arrays, values, 0.5)
             if blob.n_cells:
-                add_surface(plotter, blob, _COLORS[name], 0.5)
+                add_surface(plotter, blob, _COLORS[name], opacity)
 
 
 def _add_balls(
