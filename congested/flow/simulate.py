@@ -207,7 +207,9 @@ def _with_batch(field: FlowField, plan: Plan, comm: MPI.Comm, tally: Tally, batc
     starts = replace(drawn, **{name: values[own] for name, values in vars(drawn).items()})
     deposits = no_deposits(field)
     ends, _ = move(field, starts, deposits=deposits)
-    arrived: FloatArray = np.bincount(ends.cell, ends.mass, minlength=len(field.cells))
+    arrived: FloatArray = np.asarray(
+        np.bincount(ends.cell, ends.mass, minlength=len(field.cells)), dtype=np.float64
+    )
     carried = ends.mass * ends.length, ends.mass * ends.cost
     sums = np.array(
         [
