@@ -8,12 +8,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from congested.errors import InputError
 from congested.problem import FORMATS
 
+if TYPE_CHECKING:
+    from congested.critics.network import Critic
+
 # Exit status.
 DONE, WRONG_INPUT, STOPPED = 0, 2, 3
+
+#: Signs of critics by the words of the command line.
+SIGNS = {"auto": None, "1": 1, "-1": -1}
 
 
 def one_line(text: str) -> str:
@@ -85,6 +92,45 @@ def add_talk(parser: argparse.ArgumentParser) -> None:
     talk = parser.add_mutually_exclusive_group()
     talk.add_argument("-v", "--verbose", action="store_true", help="log every detail")
     talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+def add_critic_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the files of critics do not tell."""
+    add = parser.add_argument
+    add(
+        "--activation",
+        metavar="NAME",
+        help="what stands between the layers of state dicts: relu (default), leaky-relu, "
+        "group-sort, absolute, tanh, softplus, silu or elu",
+    )
+    add("--group-size", type=integer(2), metavar="N", help="neighbours that group-sort sorts")
+    add("--slope", type=float, metavar="S", help="of leaky-relu below zero (default 0.01)")
+    add(
+        "--orthogonal-map",
+        metavar="MAP",
+        help="of orthogonal layers: matrix_exp, cayley or householder (default: as PyTorch's)",
+    )
+    add(
+        "--sign",
+        type=one_of(tuple(SIGNS)),
+        default="auto",
+        metavar="SIGN",
+        help="1 or -1: factor that makes critics high on the source; auto (default): found out",
+    )
+
+
+def critic_of_flags(path: Path, arguments: argparse.Namespace, dimension: int) -> Critic:
+    """Read a critic as the flags of `add_critic_flags` say."""
+    from congested.critics.load import load_critic
+
+    return load_critic(
+        path,
+        activation=arguments.activation,
+        slope=arguments.slope,
+        group_size=arguments.group_size,
+        orthogonal_map=arguments.orthogonal_map,
+        dimension=dimension,
+    )
 
 
 def petsc_options(words: Sequence[str]) -> dict[str, str | None]:

@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from congested import parallel, report
-from congested.cli_common import DONE, add_talk, integer, one_of, prepare_directory
+from congested.cli_common import (
+    DONE,
+    SIGNS,
+    add_critic_flags,
+    add_talk,
+    critic_of_flags,
+    prepare_directory,
+)
 from congested.errors import InputError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
     from congested.critics.network import Critic
-
-_SIGNS = {"auto": None, "1": 1, "-1": -1}
 
 
 def add_compare(commands: Any) -> None:
@@ -37,26 +42,7 @@ def add_compare(commands: Any) -> None:
         help="state dict (.pt, .safetensors, .npz) or TorchScript module of a critic",
     )
     add("-o", "--output", metavar="DIR", help="where to write instead")
-    add(
-        "--activation",
-        metavar="NAME",
-        help="what stands between the layers of state dicts: relu (default), leaky-relu, "
-        "group-sort, absolute, tanh, softplus, silu or elu",
-    )
-    add("--group-size", type=integer(2), metavar="N", help="neighbours that group-sort sorts")
-    add("--slope", type=float, metavar="S", help="of leaky-relu below zero (default 0.01)")
-    add(
-        "--orthogonal-map",
-        metavar="MAP",
-        help="of orthogonal layers: matrix_exp, cayley or householder (default: as PyTorch's)",
-    )
-    add(
-        "--sign",
-        type=one_of(tuple(_SIGNS)),
-        default="auto",
-        metavar="SIGN",
-        help="1 or -1: factor that makes critics high on the source; auto (default): found out",
-    )
+    add_critic_flags(parser)
     add(
         "--pictures",
         action=argparse.BooleanOptionalAction,
@@ -83,7 +69,7 @@ def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
 
     on_root(comm, prepare)
     with parallel.step_bar(comm, len(critics), enabled=not arguments.quiet) as step:
-        comparison = compare(reference, critics, sign=_SIGNS[arguments.sign], progress=step)
+        comparison = compare(reference, critics, sign=SIGNS[arguments.sign], progress=step)
     draw = None
     if arguments.pictures:
         from congested.plot_critic import plot_critic
@@ -98,8 +84,6 @@ def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
 
 def _load(arguments: argparse.Namespace, dimension: int) -> dict[str, Critic]:
     """Read the critics, on every rank; two of one name keep their folders in it."""
-    from congested.critics.load import load_critic
-
     paths = [Path(word) for word in arguments.critics]
     names = [path.name for path in paths]
     critics: dict[str, Critic] = {}
@@ -107,12 +91,5 @@ def _load(arguments: argparse.Namespace, dimension: int) -> dict[str, Critic]:
         name = path.name if names.count(path.name) == 1 else str(path)
         if name in critics:
             raise InputError("found the same critic twice; allowed: once", key=str(path))
-        critics[name] = load_critic(
-            path,
-            activation=arguments.activation,
-            slope=arguments.slope,
-            group_size=arguments.group_size,
-            orthogonal_map=arguments.orthogonal_map,
-            dimension=dimension,
-        )
+        critics[name] = critic_of_flags(path, arguments, dimension)
     return critics

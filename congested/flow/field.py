@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+from mpi4py import MPI
 
+from congested.certificate import momentum_at_vertices
 from congested.errors import InputError
 from congested.geometry import FloatArray, IntArray, facet_neighbours, simplex_volumes
 from congested.integrand import capacity
-from congested.io.arrays import ResultArrays
+from congested.io.arrays import ResultArrays, broadcast_array
+from congested.quadrature import simplex_rule
 
 # Fluxes of one facet from its two sides, and those of walls, agree to rounding.
 _SAME = 1e-9
+# Of the quadrature of |m|, which is smooth where it is not small.
+_DEGREE = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +71,21 @@ class FlowField:
         return self.flux / (self.dimension * self.volume)[:, None]
 
     @cached_property
+    def momentum_at_vertices(self) -> FloatArray:
+        """Momentum at the vertices of each cell (C, d+1, d), between which it is affine."""
+        return momentum_at_vertices(self.vertices[self.cells], self.flux)
+
+    @cached_property
     def momentum(self) -> FloatArray:
-        """Integrals (C, d) of the momentum: that of RT0 is |T| times its value at the midpoint."""
-        simplices = self.vertices[self.cells]
-        midpoint = simplices.mean(axis=1)
-        # m(x) = Σ_i flux_i (x − v_i) / (d |T|).
-        return np.einsum("ni,nid->nd", self.flux, midpoint[:, None] - simplices) / self.dimension
+        """Integrals (C, d) of the momentum."""
+        return self.volume[:, None] * self.momentum_at_vertices.mean(axis=1)
+
+    @cached_property
+    def momentum_l1(self) -> float:
+        """∫|m|, by quadrature."""
+        points, weights = simplex_rule(self.dimension, _DEGREE)
+        lengths = np.linalg.norm(np.matmul(points, self.momentum_at_vertices), axis=2)
+        return float(self.volume @ (lengths @ weights))
 
     @cached_property
     def compliance(self) -> FloatArray:
@@ -151,3 +165,23 @@ def one_flux_per_facet(neighbours: IntArray, flux: FloatArray) -> tuple[FloatArr
     result[second] = -result[first]
     mismatch = float(np.abs(result - values).max(initial=0.0))
     return result.reshape(cells, corners), 2.0 * mismatch
+
+
+def broadcast_field(comm: MPI.Comm, field: FlowField | None) -> FlowField:
+    """Return the field of rank 0 on every rank (collective).
+
+    Parameters
+    ----------
+    comm
+        Communicator.
+    field
+        The field on rank 0; not used on the others.
+    """
+    if comm.size == 1:
+        assert field is not None
+        return field
+    names = [one.name for one in fields(FlowField)]
+    own = {} if field is None else {name: getattr(field, name) for name in names}
+    strength = comm.bcast(own.pop("strength", None))
+    arrays = {name: broadcast_array(comm, own.get(name)) for name in names if name != "strength"}
+    return FlowField(**arrays, strength=strength)

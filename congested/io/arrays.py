@@ -188,6 +188,28 @@ def scatter_rows(
     return own
 
 
+def broadcast_array(comm: MPI.Comm, array: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """Give every rank an array of rank 0 (collective).
+
+    Parameters
+    ----------
+    comm
+        Communicator.
+    array
+        Array (N, …) of float64 or int64 on rank 0; not used on the others.
+
+    Returns
+    -------
+    numpy.ndarray
+        The array; on rank 0 itself, if it is contiguous.
+    """
+    array = None if array is None else np.ascontiguousarray(array)
+    shape, name = comm.bcast(None if array is None else (array.shape, array.dtype.str))
+    own = np.empty(shape, dtype=name) if array is None else array
+    comm.Bcast([own, own.size, _MPI_TYPES[own.dtype]])
+    return own
+
+
 def _unique_edges(
     cells: IntArray, values: FloatArray, number_of_vertices: int
 ) -> tuple[IntArray, FloatArray]:
