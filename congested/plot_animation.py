@@ -29,6 +29,7 @@ from congested.plot_panels import (
     Panel,
     boundary_facets,
     draw_color_bar,
+    few_cells,
     new_figure,
 )
 from congested.plot_raster import make_raster
@@ -184,6 +185,10 @@ def _stage(
         axes.add_collection(
             LineCollection(list(outline), colors="0.15", linewidths=0.7, clip_on=False)
         )
+        for values, color in ((arrays.source, SOURCE_COLOR), (arrays.target, TARGET_COLOR)):
+            few = few_cells(values, arrays.cell_volume)
+            x, y = arrays.vertices[arrays.cells[few]].mean(axis=1).T
+            axes.scatter(x, y, s=22, c=color, edgecolors="white", linewidths=0.5)
         places = frames.positions
         # The congested ones in front: the eye looks for them.
         return figure, axes, bar_axes, places, frames.congestion
