@@ -13,7 +13,7 @@ from matplotlib.animation import FFMpegWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -36,7 +36,6 @@ from congested.plot_raster import make_raster
 from congested.plot_traffic import (
     GREY_TO_RED,
     WAY_COLORS,
-    WAY_NORM,
     factor_norm,
     flow_headline,
     pale_mixture,
@@ -64,7 +63,7 @@ def animate_flow(
     """Draw particles that move over pale source (blue) and target (orange) densities (one rank).
 
     A particle has the colour of the congestion factor that it meets at the moment, from grey (none)
-    to dark red; at λ = ∞, where there is none, that of how far it has come. In space points and
+    to dark red; at λ = ∞, where there is none, that of how long its way is. In space points and
     densities are seen from the side that the other pictures have; what is nearer hides what is
     farther away.
 
@@ -122,7 +121,7 @@ def _pictures(
 
     The particles of a frame are drawn over what does not change.
     """
-    figure, axes, bar_axes, places, depth = _stage(arrays, content, frames)
+    figure, axes, bar_axes, places, depth = _stage(arrays, content, frames, panel.title)
     draw_color_bar(figure, bar_axes, panel)
     size = float(np.clip(500.0 / math.sqrt(max(frames.number, 1)), 3.0, 40.0))
     nothing = np.empty(0)
@@ -156,21 +155,24 @@ def _place(dots: PathCollection, places: FloatArray, depth: FloatArray, values: 
 
 
 def moment_panel(frames: Frames, strength: float) -> Panel:
-    """Choose values (n f,) and colour scale of particles: the factor, or how far they have come."""
-    if math.isinf(strength):
-        values = np.tile(frames.times, frames.number)
-        active = np.ones(len(values), dtype=bool)
-        return Panel("way", "part of the way", values, active, WAY_COLORS, WAY_NORM)
-    values = frames.congestion.reshape(-1)
-    active = np.ones(len(values), dtype=bool)
+    """Choose values (n f,) and colour scale of particles: the factor, or how far they go."""
     way = np.linalg.norm(np.diff(frames.positions, axis=1), axis=2).sum(axis=1)
-    traffic = np.repeat(frames.mass * way, len(frames.times))
-    norm = factor_norm(values, traffic)
-    return Panel("congestion", "congestion factor", values, active, GREY_TO_RED, norm)
+    number = len(frames.times)
+    colors: Colormap
+    norm: Normalize
+    if math.isinf(strength):
+        values = np.repeat(way, number)
+        norm = Normalize(0.0, max(float(way.max(initial=0.0)), 1e-300))
+        name, title, colors = "way", "length of the way", WAY_COLORS
+    else:
+        values = frames.congestion.reshape(-1)
+        norm = factor_norm(values, np.repeat(frames.mass * way, number))
+        name, title, colors = "congestion", "congestion factor", GREY_TO_RED
+    return Panel(name, title, values, np.ones(len(values), dtype=bool), colors, norm)
 
 
 def _stage(
-    arrays: ResultArrays, content: Mapping[str, Any], frames: Frames
+    arrays: ResultArrays, content: Mapping[str, Any], frames: Frames, shown: str
 ) -> tuple[Figure, Axes, Axes, FloatArray, FloatArray]:
     """Draw what does not move; say where points (n, f, 2) are in it, and how near (n, f)."""
     if arrays.dimension == 2:
@@ -179,7 +181,7 @@ def _stage(
         source, target = (raster.cellwise(part) for part in (arrays.source, arrays.target))
         paper[..., :3] = pale_mixture(np.nan_to_num(source), np.nan_to_num(target))
         paper[..., 3] = raster.inside
-        figure, axes, bar_axes = _page(raster.extent, content, strength_of(content))
+        figure, axes, bar_axes = _page(raster.extent, content, shown)
         axes.imshow(paper, origin="lower", extent=raster.extent, interpolation="nearest")
         outline = arrays.vertices[boundary_facets(arrays.cells)[0]]
         axes.add_collection(
@@ -201,7 +203,7 @@ def _stage(
         start(plotter, scene)
         add_blobs(plotter, scene, arrays, opacity=0.3)
         image = finish(plotter, scene)
-    figure, axes, bar_axes = _page(view(scene), content, strength_of(content))
+    figure, axes, bar_axes = _page(view(scene), content, shown)
     axes.imshow(image, extent=view(scene), interpolation="antialiased", interpolation_stage="rgba")
     axes.set_axis_off()
     places = frames.positions @ np.stack([scene.right, scene.up], axis=1)
@@ -209,7 +211,7 @@ def _stage(
 
 
 def _page(
-    extent: tuple[float, float, float, float], content: Mapping[str, Any], strength: float
+    extent: tuple[float, float, float, float], content: Mapping[str, Any], shown: str
 ) -> tuple[Figure, Axes, Axes]:
     """Lay out a headline, one panel and its colour bar, in whole pixels for films."""
     left, right, bottom, top = extent
@@ -228,7 +230,6 @@ def _page(
             0.5, 1 - y / size_y, words, ha="center", va="center", size=min(size, fits),
             weight=weight,
         )  # fmt: skip
-    shown = "part of the way" if math.isinf(strength) else "congestion factor"
     x = 0.5 * (size_x - width - 0.8)
     axes = figure.add_axes((x / size_x, 0.2 / size_y, width / size_x, height / size_y))
     bar_height = min(height, 3.5)

@@ -15,11 +15,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from congested.flow.frames import frames_at_constant_speed
 from congested.flow.particles import Paths
-from congested.geometry import FloatArray
+from congested.geometry import FloatArray, IntArray
 from congested.io.arrays import ResultArrays
 from congested.io.files import atomic_path
 from congested.plot_panels import (
@@ -49,6 +49,7 @@ _MOST_LINES = 250  # in one panel
 _TRAFFIC_PIXELS = 128  # of the grid on which traffic is compared
 _SMOOTHED = 0.02  # width of the smoothing there, over the longer side
 _GROUPS = 10  # of straight ways, from whose differences their standard error is known
+_ASTRAY = 0.01  # share of straight ways that may seem to lie outside the mesh
 _CERTAIN = 2.0  # standard errors that count as chance
 
 
@@ -79,8 +80,8 @@ def plot_flow(
         Paths to draw: 250 of them at most, evenly chosen; they may be none.
     rays
         Starts and ends (r, d) of an optimal plan of W₁ between samples: as many lines, but all of
-        them count for the traffic, which some thousand tell well. None where straight ways make
-        no sense, as in a domain with a hole.
+        them count for the traffic, which some thousand tell well. None for no such ways; those
+        that leave the domain, which is not convex then, are none of its own and not drawn either.
     file
         PNG file to write; it appears under its name when it is complete.
     """
@@ -120,6 +121,8 @@ def flow_figure(
     """
     from congested.plot_plane import draw_panels
 
+    if rays is not None and not _stay_in_plane(arrays, rays):
+        rays = None
     strength = strength_of(content)
     congestion = congestion_panel(arrays, strength)
     shown = "|m|" if math.isinf(strength) else "1 + |m|/(2λσ)"
@@ -173,6 +176,19 @@ def _draw_way_scale(figure: Figure) -> None:
         )
 
 
+def _points_between(rays: Rays) -> FloatArray:
+    """Return points (k, d) on some of the straight ways, without the ends."""
+    return np.concatenate(list(_some(straight_ways(rays))[:, 1:-1]) or [rays[0]])
+
+
+def _stay_in_plane(arrays: ResultArrays, rays: Rays) -> bool:
+    """Return whether straight ways stay in the mesh, but for a pixel and a hundredth of them."""
+    raster = make_raster(arrays.vertices, arrays.cells, arrays.cell_volume, _TRAFFIC_PIXELS)
+    row, column = _pixels(raster, _points_between(rays))
+    inside = binary_dilation(raster.inside, np.ones((3, 3)))
+    return bool(np.mean(~inside[row, column]) < _ASTRAY) if len(row) else True
+
+
 def difference_panel(arrays: ResultArrays, rays: Rays) -> Panel:
     """Compare the traffic of a flow in the plane with that of straight ways.
 
@@ -208,6 +224,16 @@ def difference_panel(arrays: ResultArrays, rays: Rays) -> Panel:
     return Panel("difference", title, values, everywhere, colormaps["PuOr_r"], norm)
 
 
+def _pixels(raster: Raster, points: FloatArray) -> tuple[IntArray, IntArray]:
+    """Return rows and columns (k,) of the pixels under points (k, 2)."""
+    size = raster.x[1] - raster.x[0]
+    row, column = (
+        np.clip(np.rint((points[:, axis] - places[0]) / size), 0, len(places) - 1).astype(np.int64)
+        for axis, places in ((1, raster.y), (0, raster.x))
+    )
+    return row, column
+
+
 def ray_traffic(raster: Raster, rays: Rays) -> FloatArray:
     """Return length of ways per area (ny, nx) on a grid, for a mass of 1 on all ways together."""
     starts, ends = (np.asarray(side, dtype=np.float64) for side in rays)
@@ -217,11 +243,8 @@ def ray_traffic(raster: Raster, rays: Rays) -> FloatArray:
     pieces = 2 * max(shape)
     part = ((np.arange(pieces) + 0.5) / pieces)[:, None]
     points = ((1.0 - part) * starts[:, None] + part * ends[:, None]).reshape(-1, 2)
+    row, column = _pixels(raster, points)
     size = raster.x[1] - raster.x[0]
-    column, row = (
-        np.clip(np.rint((points[:, axis] - first) / size).astype(int), 0, shape[1 - axis] - 1)
-        for axis, first in ((0, raster.x[0]), (1, raster.y[0]))
-    )
     length = np.repeat(np.linalg.norm(ends - starts, axis=1) / pieces, pieces)
     total = np.bincount(row * shape[1] + column, length, shape[0] * shape[1])
     return total.reshape(shape) / (len(starts) * size**2)
@@ -262,6 +285,10 @@ def _draw_volume(
     strength = strength_of(content)
     congestion = replace(congestion_panel(arrays, strength), colors=REDS)
     traffic = replace(_traffic_panel(arrays), colors=pale_to_dark("magma_r", 0.12))
+    if rays is not None:
+        found = scene.grid.find_containing_cell(_points_between(rays))
+        if np.mean(np.asarray(found) < 0) > _ASTRAY:
+            rays = None
     drawn = [(way_panel("paths (blue: source, orange: target)", arrays), ways)]
     if rays is not None:
         drawn.append((way_panel("straight ways of W₁", arrays), _some(straight_ways(rays))))

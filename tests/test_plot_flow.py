@@ -190,6 +190,20 @@ def test_panels_depend_on_what_there_is(
     assert len({round(axes.get_position().y0, 6) for axes in panels}) == 1
 
 
+def test_straight_ways_through_a_hole_are_none(tmp_path: Path) -> None:
+    ways = bent_frames(3).positions
+    titles = [
+        axes.get_title()
+        for axes in flow_figure(bundle(hole=True), content(), ways, rays()).axes[:4:2]
+    ]
+    assert titles == ["particle paths over 1 + |m|/(2λσ)", "traffic |m|"]
+    # Along the wall is inside.
+    starts, ends = np.array([[0.0, 0.0]] * 3), np.array([[1.0, 0.0]] * 3)
+    assert len(flow_figure(bundle(hole=True), content(), ways, (starts, ends)).axes) == 7
+    none = starts[:0], ends[:0]
+    assert len(flow_figure(bundle(), content(), ways, none).axes) == 7
+
+
 def test_traffic_of_rays_and_what_chance_can_do() -> None:
     arrays = bundle(32)
     starts, ends = rays(400)
@@ -351,14 +365,16 @@ def test_many_particles_in_a_small_file(tmp_path: Path) -> None:
     assert file.stat().st_size < 3e6
 
 
-def test_w1_has_no_congestion_and_shows_the_way(tmp_path: Path) -> None:
+def test_w1_has_no_congestion_and_shows_lengths(tmp_path: Path) -> None:
     frames = bent_frames(50, factor=1.0)
     panel = moment_panel(frames, math.inf)
-    np.testing.assert_array_equal(panel.values.reshape(50, 6), np.tile(frames.times, (50, 1)))
+    way = np.linalg.norm(np.diff(frames.positions, axis=1), axis=2).sum(axis=1)
+    np.testing.assert_array_equal(panel.values.reshape(50, 6), np.tile(way[:, None], 6))
     animate_flow(bundle(), content(math.inf), frames, tmp_path / "flow.gif")
-    pictures, _ = read_frames(tmp_path / "flow.gif")
-    for picture, part in ((pictures[0], 0.0), (pictures[-1], 1.0)):
-        assert len(where(picture, WAY_COLORS(part))) > 100
+    for picture in read_frames(tmp_path / "flow.gif")[0]:
+        # Some lengths are short of the longest; all are far from the short end of the scale.
+        assert sum(len(where(picture, WAY_COLORS(part))) for part in (0.7, 0.8, 0.9, 1.0)) > 50
+        assert sum(len(where(picture, WAY_COLORS(part))) for part in (0.0, 0.1, 0.2)) == 0
 
 
 @pytest.mark.parametrize("aspect", [1, 4])
