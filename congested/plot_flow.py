@@ -64,9 +64,9 @@ def plot_flow(
 
     In the plane: particle paths over the congestion factor; over the same the straight ways of W₁;
     and the traffic of the one less that of the other, see `difference_panel`. Without straight ways
-    the traffic |m| itself. In space: paths, straight ways, the factor
-    on slices, and surfaces of |m|. Lines are coloured by how far on its way a particle is. At λ = ∞
-    the factor is 1 everywhere, and |m| takes its place.
+    the traffic |m| itself. In space: paths, straight ways, the factor on slices, and surfaces of
+    |m|. Lines are coloured by how far on its way a particle is. At λ = ∞ the factor is 1
+    everywhere, and |m| takes its place.
 
     Parameters
     ----------
