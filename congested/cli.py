@@ -1,4 +1,4 @@
-"""The command line: ``congested solve``, ``weight``, ``compare``, ``train``, ``plot`` and ``info``.
+"""The command line: ``congested solve``, ``weight``, ``compare``, ``flow``, ``train``, and more.
 
 stdout carries the results, stderr the log, the progress bar and the errors. Modules that need
 DOLFINx are imported when a command needs them, so that help and typing errors come at once.
@@ -39,6 +39,7 @@ from congested.cli_common import (
     say_error,
 )
 from congested.cli_compare import add_compare
+from congested.cli_flow import add_flow
 from congested.cli_train import add_train
 from congested.cli_weight import add_weight
 from congested.errors import CongestedError, InfeasibleProblem, InputError
@@ -228,6 +229,7 @@ def _parser() -> _Parser:
     add_weight(commands)
     add_compare(commands)
     add_train(commands)
+    add_flow(commands)
 
     plot = commands.add_parser(
         "plot", help="draw overview.png of a result directory again", description="Draw again."

@@ -163,6 +163,78 @@ def compare_table(result: Mapping[str, Any], directory: Path) -> Table:
     return table
 
 
+def flow_table(
+    flow: Mapping[str, Any], wardrop: Mapping[str, Any] | None, directory: Path
+) -> Table:
+    """Return the short table of a flow.
+
+    Parameters
+    ----------
+    flow, wardrop
+        Content of flow.json and of wardrop.json; there is no latter for a critic.
+    directory
+        Where they were written.
+    """
+    mass, convergence = flow["mass"], flow["convergence"]
+    rows = [
+        ("status", f"{flow['status']}: {flow['reason']}"),
+        ("particles", _figure(flow["particles"], ",")),
+    ]
+    if flow["critic"]:
+        rows.insert(0, ("critic", str(flow["critic"])))
+    for name, words in (("momentum", "momentum error"), ("pushforward", "arrivals error")):
+        value, error = flow[f"{name}_relative_l1"], flow[f"{name}_relative_l1_error"]
+        rows.append((words, f"{_figure(value, '.4g')} ± {_figure(error, '.1g')} (relative L1)"))
+    rows.append(("  falls like", f"particles^{_figure(convergence['exponent'], '.2f')}"))
+    distances = flow["pushforward_wasserstein1"]
+    if distances is not None:
+        own = distances["two_samples_of_target"]
+        rows.append(
+            ("W1 to the target", f"{_estimate(distances)}; two samples of it {_estimate(own)}")
+        )
+    rows += [
+        (
+            "mean path length",
+            f"{_estimate(flow['mean_path_length'])} (momentum L1 {_figure(flow['momentum_l1'])})",
+        ),
+        ("mean path cost", _estimate(flow["mean_path_cost"])),
+        ("mass at the end", _figure(mass["end"], ".10g")),
+    ]
+    if mass["unfinished"]:
+        rows.append(("  lost on the way", _figure(mass["unfinished"], ".2g")))
+    if flow["critic"]:
+        rows.append(("  made, lost", f"{_figure(mass['created'])}, {_figure(mass['lost'])}"))
+        table = flow["imbalance"]
+        lost = ", ".join(_figure(value, ".3g") for value in table["critic"]["lost"])
+        scales = ", ".join(_figure(value, ".2g") for value in table["critic"]["scale"][1:])
+        rows.append(("mass lost", f"{lost} (in cells, then boxes of side {scales})"))
+    if wardrop is not None:
+        pairs = f"{wardrop['pairs']:,} pairs"
+        rows += [
+            (
+                "path cost less potential",
+                _relative(wardrop["max_relative_excess"]) + " at most, 99 % of the mass",
+            ),
+            (
+                "potential less distance",
+                _relative(wardrop["max_relative_violation"]) + f" at most, 99 % of {pairs}",
+            ),
+        ]
+    rows += [("seconds", _figure(flow["seconds"], ".1f")), ("files", f"{directory}/")]
+    table = plain_table(str(flow.get("title") or ""))
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    return table
+
+
+def _estimate(entry: Mapping[str, Any]) -> str:
+    return f"{_figure(entry['value'])} ± {_figure(entry['standard_error'], '.1g')}"
+
+
+def _relative(value: float) -> str:
+    return f"{_figure(100.0 * value, '.2g')} %"
+
+
 def _by_quadrature(critic: Mapping[str, Any]) -> bool:
     return bool(critic["integration"]["method"] == "quadrature")
 

@@ -128,6 +128,7 @@ def walk(
     exchanged: FloatArray,
     instants: FloatArray,
     positions: FloatArray,
+    factors: FloatArray,
     offsets: IntArray,
     points: FloatArray,
     marks: FloatArray,
@@ -160,8 +161,9 @@ def walk(
         ∫ mass · dx in each cell (C, d), and the squares of the contributions; added.
     exchanged
         Mass that was created and lost in each cell (C, 2); added.
-    instants, positions
-        Times (f,) ascending, and where the particles are then (n, f, d), written; f may be 0.
+    instants, positions, factors
+        Times (f,) ascending, where the particles are then (n, f, d), and the factor 1 + |m|/κ
+        there (n, f), written; f may be 0.
     offsets, points, marks
         Where the path of each particle begins (n,) among the points (k, d) at which a path enters
         cells and ends; marks (k, 3) are time, cost so far, and the factor 1 + |m|/κ from there on.
@@ -228,6 +230,8 @@ def walk(
                 _place(vertices, cells[here], moved, place)
                 for k in range(dimension):
                     positions[p, frame, k] = place[k]
+                gained = expansion * reached * speed
+                factors[p, frame] = 1.0 + compliance[here] * (speed + gained)
                 frame += 1
 
             way = phi * speed
@@ -274,6 +278,7 @@ def walk(
         while frame < instants.shape[0]:  # of a particle that did not get so far
             for k in range(dimension):
                 positions[p, frame, k] = place[k]
+            factors[p, frame] = 1.0
             frame += 1
         cell[p], time[p] = here, now
         crossings[p] += count

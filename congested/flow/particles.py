@@ -47,6 +47,10 @@ class Particles:
         """Number n of particles."""
         return len(self.cell)
 
+    def part(self, some: slice) -> Particles:
+        """Return some of the particles."""
+        return Particles(**{name: values[some] for name, values in vars(self).items()})
+
     def points(self, field: FlowField) -> FloatArray:
         """Return where the particles are (n, d)."""
         corners = field.vertices[field.cells[self.cell]]
@@ -184,13 +188,34 @@ def move(
     particles, positions
         The particles then, and their places (n, f, d).
     """
-    moved, positions, _ = _move(field, particles, end, deposits, instants, record=False)
+    moved, positions, _, _ = _move(field, particles, end, deposits, instants, record=False)
     return moved, positions
+
+
+def moments(
+    field: FlowField, particles: Particles, instants: FloatArray
+) -> tuple[Particles, FloatArray, FloatArray]:
+    """Move particles to the end, and look at them on the way.
+
+    Parameters
+    ----------
+    field, particles
+        As in `move`.
+    instants
+        Times (f,) ascending.
+
+    Returns
+    -------
+    particles, positions, congestion
+        The particles at time 1, their places (n, f, d) and the factors 1 + |m|/(2λσ) there (n, f).
+    """
+    moved, positions, factors, _ = _move(field, particles, 1.0, None, instants, record=False)
+    return moved, positions, factors
 
 
 def trace(field: FlowField, particles: Particles, end: float = 1.0) -> tuple[Particles, Paths]:
     """Move particles until a time, and keep their paths."""
-    moved, _, paths = _move(field, particles, end, None, None, record=True)
+    moved, _, _, paths = _move(field, particles, end, None, None, record=True)
     assert paths is not None
     return moved, paths
 
@@ -203,20 +228,21 @@ def _move(
     instants: FloatArray | None,
     *,
     record: bool,
-) -> tuple[Particles, FloatArray, Paths | None]:
+) -> tuple[Particles, FloatArray, FloatArray, Paths | None]:
     number, dimension = particles.number, field.dimension
     offsets: IntArray = np.zeros(0, dtype=np.int64)
     points, marks = np.zeros((0, dimension)), np.zeros((0, 3))
     paths = None
     if record:
         # Once to count, once to keep.
-        ahead, _, _ = _move(field, particles, end, None, None, record=False)
+        ahead, _, _, _ = _move(field, particles, end, None, None, record=False)
         counts = ahead.crossings - particles.crossings + 2
         offsets = np.concatenate([[0], np.cumsum(counts)])
         points, marks = np.empty((offsets[-1], dimension)), np.empty((offsets[-1], 3))
     left = deposits or no_deposits(field)
     instants = np.zeros(0) if instants is None else np.asarray(instants, dtype=np.float64)
     positions = np.empty((number, len(instants), dimension))
+    factors = np.empty((number, len(instants)))
     moved = replace(
         particles, **{name: getattr(particles, name).copy() for name in vars(particles)}
     )
@@ -245,6 +271,7 @@ def _move(
         left.exchanged,
         instants,
         positions,
+        factors,
         offsets[:-1],
         points,
         marks,
@@ -252,4 +279,4 @@ def _move(
     if record:
         time, cost, congestion = np.ascontiguousarray(marks.T)
         paths = Paths(offsets, points, time, cost, congestion)
-    return moved, positions, paths
+    return moved, positions, factors, paths

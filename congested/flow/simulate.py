@@ -8,7 +8,7 @@ undisturbed one. What is kept does not grow with their number.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -204,7 +204,7 @@ def _with_batch(field: FlowField, plan: Plan, comm: MPI.Comm, tally: Tally, batc
     drawn = plan.draw(field, batch)
     number = drawn.number
     own = slice(comm.rank * number // comm.size, (comm.rank + 1) * number // comm.size)
-    starts = replace(drawn, **{name: values[own] for name, values in vars(drawn).items()})
+    starts = drawn.part(own)
     deposits = no_deposits(field)
     ends, _ = move(field, starts, deposits=deposits)
     arrived: FloatArray = np.asarray(

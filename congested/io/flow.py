@@ -20,6 +20,10 @@ from congested.geometry import FloatArray, IntArray
 from congested.io.arrays import save_npz
 from congested.io.files import atomic_file, partial_name
 
+FLOW = "flow.json"
+WARDROP = "wardrop.json"
+CHECKPOINT = "flow.checkpoint.npz"
+CELLS = "flow_cells.vtu"
 ARRAYS = "flow.npz"
 STORE = "flow.h5"
 PICTURE = "flow.png"
@@ -81,9 +85,12 @@ class PathArrays(Protocol):
 def flow_files(directory: Path) -> list[Path]:
     """List what an earlier flow left in a directory, finished or not; folders after their files.
 
-    `flow.json` is not among them: it stands for all of these, and is removed before them.
+    The checkpoint is not among them. `flow.json`, which stands for all others, comes first.
     """
-    names = (COLLECTION, PATHS, ARRAYS, STORE, PICTURE, ANIMATION, FILM)
+    names = (
+        *(FLOW, WARDROP, COLLECTION, PATHS, ARRAYS, STORE, PICTURE, ANIMATION, FILM),
+        *(CELLS, Path(CELLS).with_suffix(".pvd").name),
+    )
     paths = [directory / name for name in names]
     paths += [partial_name(path) for path in paths]
     frames = directory / FRAMES
@@ -94,19 +101,21 @@ def flow_files(directory: Path) -> list[Path]:
     return [path for path in paths if path.exists() or path.is_symlink()]
 
 
-def remove_flow_files(directory: Path, *, keep: tuple[Path, ...] = ()) -> None:
+def remove_flow_files(directory: Path, *, checkpoint: bool = True) -> None:
     """Remove what an earlier flow left in a directory, and nothing else (one rank).
 
     Parameters
     ----------
     directory
         A result directory.
-    keep
-        Files that stay, like the unfinished `flow.h5` of a run that goes on.
+    checkpoint
+        Whether a flow that was stopped shall not go on.
     """
     for path in flow_files(directory):
-        if path not in keep:
-            _remove(path)
+        _remove(path)
+    if checkpoint:
+        for path in (directory / CHECKPOINT, partial_name(directory / CHECKPOINT)):
+            path.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

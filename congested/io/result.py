@@ -24,6 +24,7 @@ from congested.errors import InputError
 from congested.io.arrays import ResultArrays, save_arrays
 from congested.io.fields import check_formats, remove_field_files, write_fields, write_vtu
 from congested.io.files import finish_directory, on_root, partial_name, write_text
+from congested.io.flow import remove_flow_files
 
 if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
@@ -100,6 +101,7 @@ def _clear(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     remove_field_files(directory)
     remove_comparison(directory)
+    remove_flow_files(directory)
     for name in (RESULT, ARRAYS, HISTORY, OVERVIEW, PROBLEM):
         partial_name(directory / name).unlink(missing_ok=True)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 import pyvista
 
-from congested.errors import InputError
 from congested.flow.frames import Frames
 from congested.flow.particles import Paths
 from congested.io.files import partial_name
@@ -27,7 +24,7 @@ from congested.io.flow import (
     write_particles,
     write_paths,
 )
-from congested.io.flow_store import FlowStore
+from congested.io.flow_store import flow_store
 
 NUMBERS = np.random.default_rng(3)
 COLUMNS: dict[str, tuple[int, ...]] = {"start": (2,), "mass": ()}
@@ -159,14 +156,14 @@ def test_only_our_own_old_files_are_removed(tmp_path: Path) -> None:
 # --- particles by the million ---------------------------------------------------------------
 
 
-def test_a_store_appears_when_it_is_closed(tmp_path: Path) -> None:
+def test_a_store_appears_when_it_is_complete(tmp_path: Path) -> None:
     file = tmp_path / "flow.h5"
     batches = [rows(number) for number in (100_000, 1, 30_000)]
-    with FlowStore(file, COLUMNS, attributes={"seed": 7, "title": "λ"}) as store:
-        assert [store.append(batch) for batch in batches] == [100_000, 100_001, 130_001]
-        assert not file.exists()
+    with flow_store(file, COLUMNS, {"seed": 7, "title": "λ"}) as store:
+        for batch in batches:
+            store.append(batch)
+        assert store.number == 130_001 and not file.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["flow.h5"]
-    assert store.close() == file  # once more does nothing
     with h5py.File(file) as stored:
         assert stored["start"].chunks[0] < 100_000
         assert dict(stored.attrs) == {"seed": 7, "title": "λ"}
@@ -177,75 +174,26 @@ def test_a_store_appears_when_it_is_closed(tmp_path: Path) -> None:
             )
 
 
-def test_an_interrupted_store_goes_on_where_it_is_told(tmp_path: Path) -> None:
+def test_an_interrupted_store_leaves_the_old_one(tmp_path: Path) -> None:
     file = tmp_path / "flow.h5"
     file.write_text("an older one")
-    first, second, third = rows(50), rows(40), rows(30)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        FlowStore(file, COLUMNS, attributes={"seed": 7}) as store,
-    ):
-        store.append(first)
-        store.append(second)
+    with pytest.raises(KeyboardInterrupt), flow_store(file, COLUMNS) as store:
+        store.append(rows(50))
         raise KeyboardInterrupt
     assert file.read_text() == "an older one"
-    with FlowStore(file, COLUMNS, attributes={"seed": 7}, keep=50) as store:
-        assert store.append(third) == 80
-    with h5py.File(file) as stored:
-        np.testing.assert_array_equal(stored["mass"][:50], first["mass"])
-        np.testing.assert_array_equal(stored["mass"][50:], third["mass"])
     assert not partial_name(file).exists()
 
 
-def test_batches_outlive_a_process_that_is_killed(tmp_path: Path) -> None:
-    file = tmp_path / "flow.h5"
-    script = (
-        "import os, pathlib, numpy as np\n"
-        "from congested.io.flow_store import FlowStore\n"
-        f"store = FlowStore(pathlib.Path({str(file)!r}), {{'mass': ()}})\n"
-        "for batch in range(5):\n"
-        "    store.append({'mass': np.full(1000, batch)})\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
-    assert done.returncode in (-9, 137), done.stderr
-    with FlowStore(file, {"mass": ()}, keep=4500) as store:
-        store.append({"mass": np.full(10, 9.0)})
-    with h5py.File(file) as stored:
-        expected = [0] * 1000 + [1] * 1000 + [2] * 1000 + [3] * 1000 + [4] * 500 + [9] * 10
-        np.testing.assert_array_equal(stored["mass"][:], expected)
-
-
-def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
-    file = tmp_path / "flow.h5"
-    with pytest.raises(InputError, match="no such file to go on with"):
-        FlowStore(file, COLUMNS, keep=1)
-    store = FlowStore(file, COLUMNS, attributes={"seed": 7})
-    store.append(rows(5))
-    store.leave()
-    for more, text in (
-        ({"attributes": {"seed": 7}, "keep": 6}, "found particles 5; allowed here: 6 or more"),
-        ({"attributes": {"seed": 8}, "keep": 5}, "found attributes {'seed': 7}"),
-        ({"columns": {"mass": ()}, "keep": 5}, "found columns"),
-    ):
-        with pytest.raises(InputError, match=text):
-            FlowStore(file, **{"columns": COLUMNS, **more})  # type: ignore[arg-type]
-    FlowStore(file, COLUMNS, attributes={"seed": 7}, keep=5).leave()  # nothing was lost
-    partial_name(file).write_bytes(b"not HDF5")
-    with pytest.raises(InputError, match="damaged, nothing can be kept"):
-        FlowStore(file, COLUMNS, keep=5)
-    FlowStore(file, COLUMNS).leave()  # a new one takes its place
-
-
 def test_rows_must_fit(tmp_path: Path) -> None:
-    with FlowStore(tmp_path / "flow.h5", COLUMNS) as store:
+    with flow_store(tmp_path / "flow.h5", COLUMNS) as store:
         good = rows(3)
         with pytest.raises(ValueError, match="found columns"):
             store.append({"mass": good["mass"]})
         with pytest.raises(ValueError, match=r"column mass has shape \(2,\); allowed: \(3,\)"):
             store.append({**good, "mass": good["mass"][:2]})
-        assert store.append(good) == 3
-        assert store.append(rows(0)) == 3
+        store.append(good)
+        store.append(rows(0))
+        assert store.number == 3
 
 
 def test_any_object_with_these_arrays_will_do(tmp_path: Path) -> None:

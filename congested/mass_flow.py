@@ -1,0 +1,241 @@
+"""The mass flow behind a solution, or behind a critic: computed, checked and written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mpi4py import MPI
+
+from congested.comparison import reference_of
+from congested.critics.evaluate import evaluate
+from congested.critics.network import Critic
+from congested.critics.reference import Reference
+from congested.errors import InputError
+from congested.flow.checkpoint import load_tally, save_tally
+from congested.flow.field import FlowField, broadcast_field, flow_field
+from congested.flow.means import flow_field_of_means, imbalance_at_scales
+from congested.flow.simulate import Plan, Tally, empty_tally, simulate
+from congested.flow.statistics import arrival_distances, statistics
+from congested.flow.wardrop import check_equilibrium
+from congested.flow_result import FlowOptions, MassFlow
+from congested.io.arrays import potential_of_cells
+from congested.io.files import on_root
+from congested.io.flow import CHECKPOINT
+
+if TYPE_CHECKING:
+    from congested.solution import Solution
+
+SCHEMA = 1
+
+# Seconds between checkpoints.
+_CHECKPOINT_EVERY = 5.0
+
+
+def compute_flow(
+    solution: Solution | Reference,
+    critic: Critic | None = None,
+    *,
+    name: str = "critic",
+    sign: int | None = None,
+    options: FlowOptions | None = None,
+    progress: Callable[[str], None] | None = None,
+    stop: Callable[[], str | None] | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> MassFlow:
+    """Compute the flow whose time-averaged momentum is that of a solution (collective).
+
+    Parameters
+    ----------
+    solution
+        A solution, or one read by `reference_from_directory`.
+    critic
+        Whose momentum −2λσ(|∇f| − 1)₊∇f/|∇f| is to move the particles instead.
+    name, sign
+        Of the critic; as in `compare`.
+    options
+        How many particles, and the like.
+    progress
+        Told the name of each step before it begins; there are `steps(options)`.
+    stop
+        Asked between batches, with one answer on all ranks: why to stop, or None.
+    checkpoint
+        Directory for a checkpoint, which is there until all particles have flown.
+    resume
+        Go on from the checkpoint.
+
+    Returns
+    -------
+    MassFlow
+        The flow; its numbers are the same on every rank.
+
+    Raises
+    ------
+    InputError
+        If the solution is not one, the critic is of another dimension, the checkpoint is not one
+        of this flow, or λ = ∞ with a critic.
+    """
+    options = options or FlowOptions()
+    reference = solution if isinstance(solution, Reference) else reference_of(solution)
+    comm, started = reference.comm, time.perf_counter()
+    tell = progress or (lambda step: None)
+    tell("momentum")
+    field, balance = _field(reference, critic, name, sign)
+    plan = Plan(options.particles, options.seed)
+    file = None if checkpoint is None else Path(checkpoint) / CHECKPOINT
+    tally = empty_tally(field)
+    if resume:
+        if file is None:
+            raise InputError("found resume without checkpoint; allowed: both", key="resume")
+        place = file
+        tally = _resumed(comm, tally, on_root(comm, lambda: load_tally(place, field, plan)))
+    reasons: list[str] = []
+
+    def stopped() -> bool:
+        reason = None if stop is None else stop()
+        if reason is not None:
+            reasons.append(reason)
+        return reason is not None
+
+    tally = _simulated(field, plan, comm, tally, stopped, tell, file)
+    complete = tally.batches == plan.batches
+    numbers: dict[str, Any] = {
+        "schema": SCHEMA,
+        "title": reference.result.get("title"),
+        "critic": None if critic is None else name,
+        "status": "done" if complete else "stopped",
+        "reason": "all particles have flown" if complete else reasons[0],
+        "planned": options.particles,
+        "seed": options.seed,
+        "clock": options.clock,
+    }
+    tell("arrivals")
+    numbers |= comm.bcast(on_root(comm, lambda: _numbers(field, plan, tally)))
+    if critic is not None:
+        tell("the same masses")
+        numbers["imbalance"] = balance
+        numbers["masses_kept"] = _masses_kept(field, plan, comm)
+    wardrop = None
+    if critic is None:
+        tell("shortest paths")
+        wardrop = comm.bcast(on_root(comm, lambda: _wardrop(reference, field, tally)))
+    numbers["seconds"] = comm.allreduce(time.perf_counter() - started, op=MPI.MAX)
+    return MassFlow(
+        reference=reference,
+        options=options,
+        critic=None if critic is None else name,
+        field=field,
+        tally=tally,
+        numbers=numbers,
+        wardrop=wardrop,
+        complete=complete,
+    )
+
+
+def steps(options: FlowOptions, *, critic: bool) -> int:
+    """Return how many steps `compute_flow` tells its progress."""
+    return Plan(options.particles, options.seed).batches + 3 + critic
+
+
+def _field(
+    reference: Reference, critic: Critic | None, name: str, sign: int | None
+) -> tuple[FlowField, dict[str, Any] | None]:
+    """Return the flow field on every rank, and how far from a balance a critic's is."""
+    comm, arrays, strength = reference.comm, reference.arrays, reference.strength
+    if critic is None:
+        found = on_root(comm, lambda: None if arrays is None else flow_field(arrays, strength))
+        return broadcast_field(comm, found), None
+    if math.isinf(strength):
+        found_text = "found a solution with λ = ∞, for which a critic has no momentum"
+        raise InputError(f"{found_text}; allowed: finite λ", key="critic")
+    try:
+        evaluation = evaluate(reference, critic, sign=sign)
+    except InputError as error:
+        raise InputError(error.message, key=error.key, file=error.file or name) from error
+
+    def build() -> tuple[FlowField, dict[str, Any]] | None:
+        if arrays is None or evaluation.fields is None:
+            return None
+        own = flow_field_of_means(arrays, strength, evaluation.fields.momentum)
+        solved = flow_field_of_means(arrays, strength, arrays.momentum)
+        return own, {"critic": imbalance_at_scales(own), "solution": imbalance_at_scales(solved)}
+
+    built = on_root(comm, build)
+    field, balance = built if built is not None else (None, None)
+    return broadcast_field(comm, field), comm.bcast(balance)
+
+
+def _resumed(comm: MPI.Comm, empty: Tally, found: Tally | None) -> Tally:
+    """Return the tally from which to go on: rank 0 has all of it, the others its counts."""
+    counts = comm.bcast(None if found is None else (found.batches, found.particles))
+    if found is not None:
+        return found
+    return replace(empty, batches=counts[0], particles=counts[1])
+
+
+def _simulated(
+    field: FlowField,
+    plan: Plan,
+    comm: MPI.Comm,
+    tally: Tally,
+    stop: Callable[[], bool],
+    tell: Callable[[str], None],
+    file: Path | None,
+) -> Tally:
+    """Move the particles, with checkpoints (collective)."""
+    for batch in range(tally.batches):
+        tell(f"particles, batch {batch + 1}")
+    last = time.perf_counter()
+
+    def after_batch(now: Tally | None, done: int) -> None:
+        nonlocal last
+        if done < plan.batches:
+            tell(f"particles, batch {done + 1}")
+        due = comm.bcast(time.perf_counter() - last > _CHECKPOINT_EVERY)
+        if file is not None and due:
+            _save(comm, file, field, plan, now)
+            last = time.perf_counter()
+
+    if tally.batches < plan.batches:
+        tell(f"particles, batch {tally.batches + 1}")
+    tally = simulate(field, plan, comm, tally=tally, stop=stop, after_batch=after_batch)
+    if file is not None and tally.batches < plan.batches:
+        _save(comm, file, field, plan, tally if comm.rank == 0 else None)
+    return tally
+
+
+def _save(comm: MPI.Comm, file: Path, field: FlowField, plan: Plan, tally: Tally | None) -> None:
+    on_root(comm, lambda: None if tally is None else save_tally(file, field, plan, tally))
+
+
+def _numbers(field: FlowField, plan: Plan, tally: Tally) -> dict[str, Any]:
+    """Return what the particles say (on rank 0)."""
+    distances = arrival_distances(field, tally.sample()[1], plan.seed)
+    return {
+        **statistics(field, plan, tally).result(),
+        "pushforward_wasserstein1": None if distances is None else distances.result(),
+    }
+
+
+def _masses_kept(field: FlowField, plan: Plan, comm: MPI.Comm) -> dict[str, Any]:
+    """Return where a critic takes the source if no mass is made or lost (collective)."""
+    still = replace(field, growth=np.zeros(len(field.cells)))
+    tally = simulate(still, plan, comm)
+    numbers = comm.bcast(on_root(comm, lambda: _numbers(still, plan, tally)))
+    names = ("pushforward_relative_l1", "pushforward_relative_l1_error", "pushforward_wasserstein1")
+    return {name: numbers[name] for name in names}
+
+
+def _wardrop(reference: Reference, field: FlowField, tally: Tally) -> dict[str, Any] | None:
+    """Return the content of wardrop.json (on rank 0)."""
+    if reference.arrays is None:
+        return None
+    potential, edges = potential_of_cells(reference.arrays)
+    starts, ends = tally.sample()
+    return check_equilibrium(field, potential, starts, ends, potential_edges=edges).result()
