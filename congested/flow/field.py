@@ -7,10 +7,15 @@ from functools import cached_property
 
 import numpy as np
 
+from congested.certificate import momentum_at_vertices
 from congested.errors import InputError
 from congested.geometry import FloatArray, IntArray, facet_neighbours, simplex_volumes
 from congested.integrand import capacity
 from congested.io.arrays import ResultArrays
+from congested.quadrature import simplex_rule
+
+# Degree of the rule for ∫_T |m|, and cells at a time.
+_DEGREE, _CHUNK = 12, 1 << 15
 
 # Fluxes of one facet from its two sides, and those of walls, agree to rounding.
 _SAME = 1e-9
@@ -79,6 +84,12 @@ class FlowField:
         moved = (self.flux != 0.0).any(axis=1)
         kappa = capacity(self.weight, self.strength)
         return np.divide(1.0, kappa, out=np.zeros(len(kappa)), where=moved & (kappa > 0.0))
+
+    @cached_property
+    def congestion(self) -> FloatArray:
+        """Return ξ = 1 + |m|/(2λσ) at the midpoints of the cells (C,)."""
+        density = np.linalg.norm(self.momentum, axis=1) / self.volume
+        return np.asarray(1.0 + self.compliance * density)
 
 
 def flow_field(arrays: ResultArrays, strength: float) -> FlowField:
@@ -151,3 +162,18 @@ def one_flux_per_facet(neighbours: IntArray, flux: FloatArray) -> tuple[FloatArr
     result[second] = -result[first]
     mismatch = float(np.abs(result - values).max(initial=0.0))
     return result.reshape(cells, corners), 2.0 * mismatch
+
+
+def flow_integrals(field: FlowField) -> tuple[float, float]:
+    """Return ∫H(m) and ∫|m| by a rule of high degree: no upper bounds, as the certificate's are."""
+    points, weights = simplex_rule(field.dimension, _DEGREE)
+    length = quadratic = 0.0
+    for begin in range(0, len(field.cells), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        momentum = momentum_at_vertices(field.vertices[field.cells[part]], field.flux[part])
+        norms = np.linalg.norm(np.matmul(points, momentum), axis=2)
+        length += float(field.volume[part] @ (norms @ weights))
+        # ∫|m|² is exact by this rule.
+        squares = field.volume[part] * (norms**2 @ weights)
+        quadratic += float(field.compliance[part] @ squares)
+    return length + 0.5 * quadratic, length

@@ -246,6 +246,9 @@ def coarser(per_edge: int) -> int:
 
 def affordable_per_edge(cells: int, dimension: int) -> int:
     """Return how many points each edge gets: the most of 7, 3, 2, 1 that time allows, or none."""
-    most = _ARCS[dimension]
-    counts = (k for k in _PER_EDGE[dimension] if cells * len(arcs_of_cell(dimension, k)) <= most)
-    return next(counts, 0)
+    for count in _PER_EDGE[dimension]:
+        # Without any, distances are of little use: one is worth five times the time.
+        most = _ARCS[dimension] * (5 if count == 1 else 1)
+        if cells * len(arcs_of_cell(dimension, count)) <= most:
+            return count
+    return 0

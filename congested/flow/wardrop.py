@@ -24,6 +24,7 @@ ways cheaper by first order of the mesh size, and violations of what is a proper
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,14 +32,12 @@ import numpy as np
 
 from congested.certificate import (
     gradient_at_vertices,
-    momentum_at_vertices,
     potential_at,
     potential_means,
 )
 from congested.errors import InputError
-from congested.flow.field import FlowField
+from congested.flow.field import FlowField, flow_integrals
 from congested.flow.graph import (
-    Graph,
     affordable_per_edge,
     coarser,
     distances,
@@ -49,14 +48,11 @@ from congested.flow.graph import (
 from congested.flow.particles import Particles
 from congested.geometry import FloatArray, IntArray
 from congested.integrand import capacity
-from congested.quadrature import simplex_rule
 
 SCHEMA = 1
 
 # Mass of the paths, and share of the pairs, over which the largest values are taken.
 _JUDGED = 0.99
-# Degree of the rule for ∫_T |m|, and cells at a time.
-_DEGREE, _CHUNK = 12, 1 << 15
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,8 @@ class Wardrop:
     mean_relative_detour, max_relative_detour, min_relative_detour, detours
         Cost of used paths less d(start, end), and of how many.
     distance_error
-        Mean over the pairs of what was taken off distances as overestimate, relative.
+        Mean over the pairs of what was taken off distances as overestimate, relative: violations
+        and detours are uncertain by about as much.
     per_edge
         Points on each edge of the graph.
     """
@@ -178,8 +175,10 @@ def check_equilibrium(
     excess = cost - (at(starts) - at(ends))
     mean_cost, cost_error = _mean(cost, share)
     mean_excess, excess_error = _mean(excess, share)
-    cost_integral, momentum_integral, fall = _totals(field, potential, potential_edges)
+    cost_integral, momentum_integral = flow_integrals(field)
     expected = 2.0 * cost_integral - momentum_integral
+    # −∫∇u·m = ∫ u div m.
+    fall = float(field.flux.sum(axis=1) @ potential_means(potential, potential_edges))
 
     first, last = _drawn(share, sources), _drawn(share, targets)
     number, own = len(first), np.arange(len(first))
@@ -192,34 +191,21 @@ def check_equilibrium(
     at_vertices[field.cells] = potential
     # Columns: vertices, starts, their ends, other ends.
     falls = np.abs(heights[:number, None] - np.concatenate([at_vertices, heights]))
-    is_open = np.asarray(capacity(field.weight, field.strength)) > 0.0
+    columns = _Columns(field, places, inner, number)
 
-    def graph_of(k: int) -> Graph:
-        return mesh_graph(
-            field.vertices, field.cells, k, points=places, cells_of_points=inner, is_open=is_open
-        )
-
-    def of_columns(graph: Graph, found: FloatArray) -> FloatArray:
-        return np.concatenate([found[:, :vertices], found[:, graph.inner]], axis=1)
-
-    def lengths(k: int) -> FloatArray:
-        graph = graph_of(k)
-        return of_columns(graph, distances(graph, factor, graph.inner[:number]))
-
-    factor = congestion_factor(field)
     if per_edge is None:
         per_edge = affordable_per_edge(len(field.cells), field.dimension)
-    distance = lengths(per_edge)
+    distance = columns.lengths(field.congestion, per_edge)
     there = np.isfinite(distance)
     error = np.zeros_like(distance)
     if per_edge > 0:
-        error[there] = overestimate(lengths(coarser(per_edge))[there], distance[there], per_edge)
+        coarse = columns.lengths(field.congestion, coarser(per_edge))
+        error[there] = overestimate(coarse[there], distance[there], per_edge)
     distance -= error
     slopes = gradient_at_vertices(field.vertices[field.cells], potential, potential_edges)
     steepest = np.maximum(np.linalg.norm(slopes, axis=2).max(axis=1), 1.0)
     # Only paths of the graph: no rule but that for the gradients, and so no error but rounding.
-    graph = graph_of(0)
-    by_gradient = falls - of_columns(graph, graph_distances(graph, steepest, graph.inner[:number]))
+    by_gradient = falls - columns.lengths(steepest, 0, graph_distances)
     violation = falls - distance
     # A start is no pair with itself.
     there[own, vertices + own] = False
@@ -235,7 +221,7 @@ def check_equilibrium(
         return 0.0 if value == 0.0 else float(np.copysign(np.inf, value))
 
     def largest(values: FloatArray) -> float:
-        return relative(values.max(initial=-np.inf)) if values.size else 0.0
+        return relative(values.max()) if values.size else 0.0
 
     return Wardrop(
         paths=starts.number,
@@ -250,9 +236,7 @@ def check_equilibrium(
         mean_relative_excess=relative(mean_excess),
         mean_relative_excess_error=relative(excess_error),
         expected_relative_excess=(expected - fall) / expected if expected > 0.0 else 0.0,
-        max_relative_violation=relative(
-            _largest_of_most(judged, np.full(pairs, 1.0 / max(pairs, 1)))
-        ),
+        max_relative_violation=relative(_largest_of_most(judged, np.ones(pairs))),
         pairs=pairs,
         max_relative_violation_all=largest(violation[there]),
         pairs_all=int(there.sum()),
@@ -266,29 +250,30 @@ def check_equilibrium(
     )
 
 
-def congestion_factor(field: FlowField) -> FloatArray:
-    """Return ξ = 1 + |m|/(2λσ) at the midpoints of the cells (C,)."""
-    density = np.linalg.norm(field.momentum, axis=1) / field.volume
-    return np.asarray(1.0 + field.compliance * density)
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """Points inside cells, the first of which are sources, and vertices, to which ways lead."""
 
+    field: FlowField
+    places: FloatArray
+    cells_of_places: IntArray
+    sources: int
 
-def _totals(
-    field: FlowField, potential: FloatArray, potential_edges: FloatArray | None
-) -> tuple[float, float, float]:
-    """Return ∫H(m), ∫|m| and −∫∇u·m = ∫ u div m."""
-    points, weights = simplex_rule(field.dimension, _DEGREE)
-    length = quadratic = 0.0
-    for begin in range(0, len(field.cells), _CHUNK):
-        part = slice(begin, begin + _CHUNK)
-        simplices, flux = field.vertices[field.cells[part]], field.flux[part]
-        momentum = momentum_at_vertices(simplices, flux)
-        norms = np.linalg.norm(np.matmul(points, momentum), axis=2)
-        length += float(field.volume[part] @ (norms @ weights))
-        # ∫|m|² is exact by this rule.
-        squares = field.volume[part] * (norms**2 @ weights)
-        quadratic += float(field.compliance[part] @ squares)
-    fall = float(field.flux.sum(axis=1) @ potential_means(potential, potential_edges))
-    return length + 0.5 * quadratic, length, fall
+    def lengths(
+        self, metric: FloatArray, per_edge: int, find: Callable[..., FloatArray] = distances
+    ) -> FloatArray:
+        """Return distances from the sources to the vertices and then the points."""
+        field = self.field
+        graph = mesh_graph(
+            field.vertices,
+            field.cells,
+            per_edge,
+            points=self.places,
+            cells_of_points=self.cells_of_places,
+            is_open=np.asarray(capacity(field.weight, field.strength)) > 0.0,
+        )
+        found = find(graph, metric, graph.inner[: self.sources])
+        return np.concatenate([found[:, : len(field.vertices)], found[:, graph.inner]], axis=1)
 
 
 def _mean(values: FloatArray, share: FloatArray) -> tuple[float, float]:
