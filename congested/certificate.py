@@ -168,6 +168,18 @@ def gradient_at_vertices(
     return result
 
 
+def potential_at(
+    potential: FloatArray, potential_edges: FloatArray | None, barycentric: FloatArray
+) -> FloatArray:
+    """Return a P1 or P2 potential (n,) at barycentric coordinates (n, d+1), one in each cell."""
+    if potential_edges is None:
+        return np.einsum("ni,ni->n", barycentric, potential)
+    values = np.einsum("ni,ni->n", barycentric * (2.0 * barycentric - 1.0), potential)
+    for edge, (first, second) in enumerate(EDGES[potential.shape[1] - 1]):
+        values += 4.0 * barycentric[:, first] * barycentric[:, second] * potential_edges[:, edge]
+    return values
+
+
 def potential_means(potential: FloatArray, potential_edges: FloatArray | None) -> FloatArray:
     """Return the cell means (n,) of a P1 or P2 potential."""
     if potential_edges is None:

@@ -308,7 +308,11 @@ def _write_data(flow: MassFlow, directory: Path) -> tuple[Frames, Paths]:
     }
     columns: dict[str, tuple[int, ...]] = dict.fromkeys(_NUMBERS, ()) | shapes
     parts = [{name: np.zeros((0, *shape)) for name, shape in columns.items()}]
-    attributes = {"frames": options.frames, "clock": options.clock, "seed": options.seed}
+    attributes: dict[str, str | int | float] = {
+        "frames": options.frames,
+        "clock": options.clock,
+        "seed": options.seed,
+    }
     with ExitStack() as stack:
         store = None
         if kept > _AT_ONCE:

@@ -20,6 +20,7 @@ from congested.certificate import (
     cell_integrals,
     gradient_at_vertices,
     momentum_at_vertices,
+    potential_at,
     potential_means,
 )
 from congested.compatibility import expression
@@ -146,6 +147,12 @@ def test_gradient_of_quadratic_potential_is_exact(dimension: int) -> None:
     # The mean of a quadratic function: exact by quadrature.
     expected = integrate(quadratic, simplices) / simplex_volumes(simplices)
     np.testing.assert_allclose(potential_means(vertices, edges), expected, rtol=1e-11, atol=1e-11)
+    shares = generator.dirichlet(np.ones(dimension + 1), len(simplices))
+    places = np.einsum("ni,nid->nd", shares, simplices)
+    there = potential_at(vertices, edges, shares)
+    np.testing.assert_allclose(there, quadratic(places), rtol=1e-11, atol=1e-11)
+    affine = potential_at(simplices @ vector, None, shares)
+    np.testing.assert_allclose(affine, places @ vector, rtol=1e-11, atol=1e-11)
 
 
 @dimensions

@@ -21,9 +21,9 @@ from congested.certificate import (
     momentum_at_vertices,
 )
 from congested.errors import InputError
-from congested.geometry import EDGES, FloatArray, IntArray, simplex_volumes
+from congested.geometry import FloatArray, simplex_volumes
 from congested.integrand import capacity as capacity_of
-from congested.io.arrays import ResultArrays, load_arrays, scatter_rows
+from congested.io.arrays import ResultArrays, load_arrays, potential_of_cells, scatter_rows
 from congested.io.files import on_root
 from congested.io.result import ARRAYS, RESULT, read_result
 
@@ -257,23 +257,10 @@ def _rows_of_cells(arrays: ResultArrays) -> dict[str, npt.NDArray[Any]]:
     """Return what a critic is held against, a row for each cell."""
     rows = {name: getattr(arrays, name) for name in ("source", "target", "weight", "flux")}
     rows["simplices"] = arrays.vertices[arrays.cells]
-    rows["potential"] = arrays.potential[arrays.cells]
-    if arrays.edges is not None and arrays.potential_edges is not None:
-        rows["potential_edges"] = arrays.potential_edges[_edges_of(arrays.cells, arrays.edges)]
+    rows["potential"], edges = potential_of_cells(arrays)
+    if edges is not None:
+        rows["potential_edges"] = edges
     return rows
-
-
-def _edges_of(cells: IntArray, edges: IntArray) -> IntArray:
-    """Return for each cell the numbers (n, e) of its edges, in the order of `EDGES`."""
-    number = int(edges.max()) + 1
-    keys = edges[:, 0] * number + edges[:, 1]
-    order = np.argsort(keys)
-    ends = np.sort(cells[:, np.array(EDGES[cells.shape[1] - 1])], axis=2)
-    wanted = ends[..., 0] * number + ends[..., 1]
-    place = np.minimum(np.searchsorted(keys[order], wanted), len(order) - 1)
-    if not np.array_equal(keys[order][place], wanted):
-        raise InputError("array edges lacks an edge of a cell; allowed: all edges of the cells")
-    return np.asarray(order[place])
 
 
 def _cell_data_bounds(reference: Reference) -> Bounds:

@@ -293,6 +293,39 @@ def gather_arrays(mesh: Mesh, fields: CellFields, volume: FloatArray) -> ResultA
     return ResultArrays(**arrays)
 
 
+def potential_of_cells(arrays: ResultArrays) -> tuple[FloatArray, FloatArray | None]:
+    """Return the potential cell by cell.
+
+    Returns
+    -------
+    potential, potential_edges
+        Values at the vertices (C, d+1), and for P2 at the middles of the edges (C, e), in the
+        order of `congested.geometry.EDGES`; else None.
+
+    Raises
+    ------
+    InputError
+        If a cell has an edge that is not in `arrays.edges`.
+    """
+    potential = arrays.potential[arrays.cells]
+    if arrays.edges is None or arrays.potential_edges is None:
+        return potential, None
+    return potential, arrays.potential_edges[_edges_of(arrays.cells, arrays.edges)]
+
+
+def _edges_of(cells: IntArray, edges: IntArray) -> IntArray:
+    """Return for each cell the numbers (n, e) of its edges, in the order of `EDGES`."""
+    number = int(edges.max()) + 1
+    keys = edges[:, 0] * number + edges[:, 1]
+    order = np.argsort(keys)
+    ends = np.sort(cells[:, np.array(EDGES[cells.shape[1] - 1])], axis=2)
+    wanted = ends[..., 0] * number + ends[..., 1]
+    place = np.minimum(np.searchsorted(keys[order], wanted), len(order) - 1)
+    if not np.array_equal(keys[order][place], wanted):
+        raise InputError("array edges lacks an edge of a cell; allowed: all edges of the cells")
+    return np.asarray(order[place])
+
+
 def save_arrays(arrays: ResultArrays, path: Path) -> None:
     """Write the arrays as an npz file, in one step (one rank).
 

@@ -16,7 +16,14 @@ from mpi4py import MPI
 from congested.certificate import EDGES
 from congested.errors import CongestedError, InputError
 from congested.io import arrays as arrays_module
-from congested.io.arrays import ResultArrays, gather_arrays, gather_rows, load_arrays, save_arrays
+from congested.io.arrays import (
+    ResultArrays,
+    gather_arrays,
+    gather_rows,
+    load_arrays,
+    potential_of_cells,
+    save_arrays,
+)
 
 CELL_NAMES = ("flux", "momentum", "gradient", "weight", "source", "target", "gap_indicator")
 
@@ -62,6 +69,15 @@ def test_edges_of_a_quadratic_potential(
     weights = np.arange(1.0, dimension + 1.0)
     value = 1.0 + middle @ weights + middle[:, 0] * middle[:, 1]
     np.testing.assert_allclose(arrays.potential_edges, value, rtol=1e-14)
+    potential, in_cells = potential_of_cells(arrays)
+    middle = arrays.vertices[arrays.cells][:, pairs].mean(axis=2)
+    value = 1.0 + middle @ weights + middle[..., 0] * middle[..., 1]
+    np.testing.assert_allclose(in_cells, value, rtol=1e-14)
+    np.testing.assert_array_equal(potential, arrays.potential[arrays.cells])
+    with pytest.raises(InputError, match="edges lacks an edge of a cell"):
+        potential_of_cells(
+            replace(arrays, edges=arrays.edges[1:], potential_edges=arrays.potential_edges[1:])
+        )
 
 
 def test_too_many_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
