@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from congested.flow.field import FlowField
 from congested.flow.frames import Frames, frames_at_constant_speed
 from congested.flow.particles import Particles, Paths, moments, trace
 from congested.flow.simulate import Plan, Tally
-from congested.flow.statistics import straight_rays
+from congested.flow.statistics import straight_rays, target_points
 from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
 from congested.io.fields import write_grid
@@ -233,6 +233,9 @@ def _pictures(
 ) -> dict[Path, Callable[[Path], None]]:
     """Return what draws the pictures, by where they go (on rank 0)."""
     words = {**flow.reference.result, "flow": flow.numbers}
+    if flow.critic is not None:
+        means = flow.field.momentum / flow.field.volume[:, None]
+        arrays = replace(arrays, momentum=means)
     drawn: dict[Path, Callable[[Path], None]] = {}
     if pictures:
 
@@ -259,10 +262,15 @@ def _first(frames: Frames, number: int) -> Frames:
 
 
 def _rays(flow: MassFlow) -> tuple[FloatArray, FloatArray]:
-    """Return the straight rays of W₁ between starts and ends of particles, paired anew."""
-    starts, ends = flow.tally.sample()
-    some = slice(0, _RAYS)
-    return straight_rays(starts.points(flow.field)[some], ends.points(flow.field)[some])
+    """Return the straight rays of W₁ between starts and ends of particles, paired anew.
+
+    Particles of a critic do not arrive as the target wants: points of the target stand for them.
+    """
+    starts, ends = (one.points(flow.field)[:_RAYS] for one in flow.tally.sample())
+    if flow.critic is not None:
+        generator = np.random.default_rng([flow.options.seed, 1 << 32])
+        ends = target_points(flow.field, len(starts), generator)
+    return straight_rays(starts, ends)
 
 
 def _starts(flow: MassFlow) -> Iterator[Particles]:

@@ -184,7 +184,11 @@ def flow_table(
         rows.insert(0, ("critic", str(flow["critic"])))
     for name, words in (("momentum", "momentum error"), ("pushforward", "arrivals error")):
         value, error = flow[f"{name}_relative_l1"], flow[f"{name}_relative_l1_error"]
-        rows.append((words, f"{_figure(value, '.4g')} ± {_figure(error, '.1g')} (relative L1)"))
+        chance = _figure(flow[f"{name}_relative_l1_chance"], ".4g")
+        text = (
+            f"{_figure(value, '.4g')} ± {_figure(error, '.1g')} (relative L1; by chance {chance})"
+        )
+        rows.append((words, text))
     rows.append(("  falls like", f"particles^{_figure(convergence['exponent'], '.2f')}"))
     distances = flow["pushforward_wasserstein1"]
     if distances is not None:

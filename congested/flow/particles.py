@@ -100,21 +100,18 @@ class Deposits:
     ----------
     displacement
         Sum (C, d) of mass times displacement: an estimate of the integrals of the momentum.
-    squares
-        Sum (C, d) of the squares of its terms.
     exchanged
         Mass (C, 2) that particles gained and lost.
     """
 
     displacement: FloatArray
-    squares: FloatArray
     exchanged: FloatArray
 
 
 def no_deposits(field: FlowField) -> Deposits:
     """Return zeros."""
-    shape = (len(field.cells), field.dimension)
-    return Deposits(np.zeros(shape), np.zeros(shape), np.zeros((len(field.cells), 2)))
+    cells = len(field.cells)
+    return Deposits(np.zeros((cells, field.dimension)), np.zeros((cells, 2)))
 
 
 def draw_particles(
@@ -267,7 +264,6 @@ def _move(
         moved.cost,
         moved.crossings,
         left.displacement,
-        left.squares,
         left.exchanged,
         instants,
         positions,

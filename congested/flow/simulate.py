@@ -69,10 +69,13 @@ class Tally:
     ----------
     batches, particles
         How many of each.
-    displacement, squares, exchanged
-        As in `Deposits`: (C, d), (C, d), (C, 2).
+    displacement, exchanged
+        As in `Deposits`: (C, d), (C, 2).
     arrived
         Mass that ended in each cell (C,).
+    contrast
+        The displacement (C, d) of the first, third, fifth … batch less that of the others: what
+        chance alone does.
     sums
         Sums over particles: mass at the start, mass at the end, mass that did not arrive, mass ×
         length, mass × cost, squares of these two, crossings.
@@ -89,9 +92,9 @@ class Tally:
     batches: int
     particles: int
     displacement: FloatArray
-    squares: FloatArray
     exchanged: FloatArray
     arrived: FloatArray
+    contrast: FloatArray
     sums: FloatArray
     most_crossings: int
     history: FloatArray
@@ -139,9 +142,9 @@ def empty_tally(field: FlowField) -> Tally:
         batches=0,
         particles=0,
         displacement=left.displacement,
-        squares=left.squares,
         exchanged=left.exchanged,
         arrived=np.zeros(cells),
+        contrast=np.zeros_like(left.displacement),
         sums=np.zeros(len(SUMS)),
         most_crossings=0,
         history=np.zeros((0, 4)),
@@ -224,13 +227,14 @@ def _with_batch(field: FlowField, plan: Plan, comm: MPI.Comm, tally: Tally, batc
         ]
     )
     most = comm.allreduce(int(ends.crossings.max(initial=0)), op=MPI.MAX)
-    for values in (deposits.displacement, deposits.squares, deposits.exchanged, arrived, sums):
+    for values in (deposits.displacement, deposits.exchanged, arrived, sums):
         _sum_on_root(comm, values)
 
     alone = _errors(field, deposits.displacement, arrived, number / plan.particles)
     total, total_arrived = tally.displacement + deposits.displacement, tally.arrived + arrived
     share = plan.until(batch + 1) / plan.particles
     together = _errors(field, total, total_arrived, share)
+    sign = 1.0 - 2.0 * (batch % 2)
     cells, numbers = tally.sample_cells, tally.sample_numbers
     if tally.particles < _SAMPLE:
         cells, numbers = _with_sample(comm, tally, starts, ends)
@@ -238,9 +242,9 @@ def _with_batch(field: FlowField, plan: Plan, comm: MPI.Comm, tally: Tally, batc
         batches=batch + 1,
         particles=tally.particles + number,
         displacement=total,
-        squares=tally.squares + deposits.squares,
         exchanged=tally.exchanged + deposits.exchanged,
         arrived=total_arrived,
+        contrast=tally.contrast + sign * deposits.displacement,
         sums=tally.sums + sums,
         most_crossings=max(tally.most_crossings, most),
         history=np.concatenate([tally.history, [[*alone, *together]]]),

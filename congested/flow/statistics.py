@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import ot
+from scipy.stats import binom
 
 from congested.flow.field import FlowField
 from congested.flow.particles import Particles, draw_particles
@@ -34,6 +35,10 @@ class Statistics:
         fall like N^(−1/2).
     pushforward_error
         Σ_T |arrived in T − ν_T|, likewise.
+    momentum_chance, pushforward_chance
+        What chance alone makes of both. Of the momentum: half the difference of two halves of the
+        particles, which is distributed like their error if that has the mean 0 (about so where few
+        pass a cell). Of the arrivals: the expectation for particles drawn from the target.
     counts, momentum_errors, pushforward_errors
         These errors of the first particles, for some numbers of them.
     exponent
@@ -50,6 +55,8 @@ class Statistics:
     momentum_l1: float
     momentum_error: Estimate
     pushforward_error: Estimate
+    momentum_chance: float
+    pushforward_chance: float
     counts: tuple[int, ...]
     momentum_errors: tuple[float, ...]
     pushforward_errors: tuple[float, ...]
@@ -66,7 +73,9 @@ class Statistics:
             "particles": self.particles,
             "momentum_relative_l1": self.momentum_error.value,
             "momentum_relative_l1_error": self.momentum_error.standard_error,
+            "momentum_relative_l1_chance": self.momentum_chance,
             "pushforward_relative_l1": self.pushforward_error.value,
+            "pushforward_relative_l1_chance": self.pushforward_chance,
             "pushforward_relative_l1_error": self.pushforward_error.standard_error,
             "convergence": {
                 "particles": list(self.counts),
@@ -123,6 +132,8 @@ def statistics(field: FlowField, plan: Plan, tally: Tally) -> Statistics:
         momentum_l1=total,
         momentum_error=_with_spread(history[-1, 2], history[:, 0]),
         pushforward_error=_with_spread(history[-1, 3], history[:, 1]),
+        momentum_chance=_momentum_chance(plan, tally) / scale,
+        pushforward_chance=_arrivals_chance(field, tally.particles),
         counts=counts,
         momentum_errors=momentum_errors,
         pushforward_errors=tuple(history[batches - 1, 3] for batches in chosen),
@@ -151,6 +162,30 @@ def _with_spread(value: float, of_batches: FloatArray) -> Estimate:
         return Estimate(float(value), math.inf if len(of_batches) < 2 else 0.0)
     share = float(np.std(of_batches, ddof=1) / of_batches.mean())
     return Estimate(float(value), float(value) * share)
+
+
+def _momentum_chance(plan: Plan, tally: Tally) -> float:
+    """Return Σ_T of half the difference of two halves of the particles."""
+    if tally.batches < 2:
+        return math.nan
+    sizes = np.array([plan.size(batch) for batch in range(tally.batches)])
+    # The halves may differ in size.
+    surplus = (sizes[0::2].sum() - sizes[1::2].sum()) / sizes.sum()
+    lengths = np.linalg.norm(tally.contrast - surplus * tally.displacement, axis=1)
+    return float(lengths.sum()) * plan.particles / tally.particles
+
+
+def _arrivals_chance(field: FlowField, particles: int) -> float:
+    """Return E Σ_T |arrived in T − ν_T| for independent particles from the target.
+
+    For binomial X, E|X − Np| = 2 k (1 − p) P(X = k) with k = ⌊Np⌋ + 1 (de Moivre).
+    """
+    masses = field.volume * field.target
+    total = float(masses.sum())
+    share = masses / total
+    above = np.floor(particles * share) + 1.0
+    deviation = 2.0 * above * (1.0 - share) * binom.pmf(above, particles, share)
+    return total * float(deviation.sum()) / particles
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ def test_the_error_of_the_momentum_falls_like_one_over_the_root(name: str) -> No
         errors = [getattr(one, which).value for one in found]
         slope = np.polyfit(np.log(numbers), np.log(errors), 1)[0]
         assert slope == pytest.approx(-0.5, abs=0.08), errors
+        # Nothing but chance.
+        for one in found:
+            chance, error = getattr(one, which.replace("error", "chance")), getattr(one, which)
+            assert abs(chance - error.value) < 3.5 * error.standard_error
     assert found[-1].momentum_error.value < 0.02
     assert found[-1].exponent == pytest.approx(-0.5, abs=0.15)
     assert found[-1].counts == (8_000, 16_000, 32_000, 64_000, 128_000)
@@ -113,6 +117,31 @@ def test_a_simulation_that_was_stopped_goes_on_as_if_it_were_not(tmp_path: Path)
         load_tally(file, field, plan)
     with pytest.raises(InputError, match=r"found no flow\.checkpoint\.npz"):
         load_tally(tmp_path / "none" / "flow.checkpoint.npz", field, plan)
+
+
+def test_a_bias_is_told_from_chance() -> None:
+    """Particles of another momentum are off by more than by chance."""
+    field = solved()
+    plan = Plan(64_000)
+    tally = simulate(replace(field, flux=0.9 * field.flux), plan, SELF)
+    found = statistics(field, plan, tally)
+    assert found.momentum_error.value > 3.0 * found.momentum_chance
+    assert found.momentum_error.value == pytest.approx(0.1, rel=0.3)
+    odd = simulate(field, plan, SELF, stop=_StopAfter(7))
+    assert odd.batches == 7
+    found = statistics(field, plan, odd)
+    assert found.momentum_chance == pytest.approx(found.momentum_error.value, rel=0.6)
+
+
+class _StopAfter:
+    """Says stop when so many batches are done."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
 
 
 def test_batches_share_out_any_number_of_particles() -> None:
