@@ -135,7 +135,6 @@ def flow_headline(content: Mapping[str, Any], *, brief: bool = False) -> tuple[s
         Whether to leave out what flow.json says.
     """
     bounds, values = content.get("bounds") or {}, content.get("values") or {}
-    flow = {} if brief else content.get("flow") or {}
 
     def number(table: Mapping[str, Any], key: str) -> float:
         value = table.get(key)
@@ -146,16 +145,23 @@ def flow_headline(content: Mapping[str, Any], *, brief: bool = False) -> tuple[s
     lower, upper = number(bounds, "lower"), number(bounds, "upper")
     if math.isfinite(lower) and math.isfinite(upper):
         parts.append(f"cost in {interval(lower, upper)}")
-    length = number(values, "momentum_l1")
+    title = str(content.get("title") or "") or "Congested transport"
+    flow = content.get("flow") or {}
+    critic, length = flow.get("critic"), number(values, "momentum_l1")
+    if critic is not None:
+        own, lost = number(flow, "momentum_l1"), flow["imbalance"]["critic"]
+        parts[1:] = [f"∫|m| = {own:.4g}, of the solution {length:.4g}"]
+        if not brief:
+            words = f"mass lost in cells {lost['lost'][0]:.2g}, in boxes of side"
+            parts.append(f"{words} {lost['scale'][-1]:.2g} {lost['lost'][-1]:.2g}")
+        return f"{title}: the flow of {critic}", "   ·   ".join(parts)
     if math.isfinite(length):
         parts.append(f"mean way ∫|m| = {length:.5g}")
-    known = []
-    for key, words in (("momentum_relative_l1", "momentum"), ("pushforward_relative_l1", "ends")):
-        share = number(flow, key)
-        if math.isfinite(share):
-            known.append(f"{words} off by {100 * share:.2g} %")
-    if flow.get("particles"):
-        parts.append(": ".join([f"{int(flow['particles']):,} particles", *known[:1]]))
-        parts[-1] = ", ".join([parts[-1], *known[1:]])
-    title = str(content.get("title") or "") or "Congested transport"
+    if flow.get("particles") and not brief:
+        known = [f"{int(flow['particles']):,} particles"]
+        for key, words in (("momentum", "momentum"), ("pushforward", "arrivals")):
+            share, chance = (number(flow, f"{key}_relative_l1{end}") for end in ("", "_chance"))
+            if math.isfinite(share):
+                known.append(f"{words} off by {100 * share:.2g} % (by chance {100 * chance:.2g})")
+        parts.append(", ".join(known))
     return f"{title}: the flow of mass", "   ·   ".join(parts)

@@ -47,6 +47,8 @@ def content(strength: float = 10.0) -> dict[str, Any]:
         "flow": {
             "particles": 20_000,
             "momentum_relative_l1": 0.0123,
+            "momentum_relative_l1_chance": 0.0131,
+            "pushforward_relative_l1_chance": 0.0449,
             "pushforward_relative_l1": 0.0456,
         },
     }
@@ -112,10 +114,20 @@ def test_words() -> None:
     assert title == "A bundle of flow: the flow of mass"
     assert numbers == (
         "λ = 10   ·   cost in [0.500, 0.510]   ·   mean way ∫|m| = 0.505   ·   "
-        "20,000 particles: momentum off by 1.2 %, ends off by 4.6 %"
+        "20,000 particles, momentum off by 1.2 % (by chance 1.3), arrivals off by 4.6 % "
+        "(by chance 4.5)"
     )
     assert flow_headline(content(math.inf), brief=True)[1].startswith("λ = ∞")
     assert "particles" not in flow_headline(content(), brief=True)[1]
+    lost = {"critic": {"scale": [0.0, 0.25], "lost": [1.8, 0.08]}}
+    flow = {"critic": "mine.pt", "momentum_l1": 0.61, "imbalance": lost}
+    words = "λ = 10   ·   ∫|m| = 0.61, of the solution 0.505"
+    assert flow_headline({**content(), "flow": flow}, brief=True) == (
+        "A bundle of flow: the flow of mine.pt",
+        words,
+    )
+    whole = flow_headline({**content(), "flow": flow})[1]
+    assert whole == f"{words}   ·   mass lost in cells 1.8, in boxes of side 0.25 0.08"
     bare = {"problem": {"penalty": {"strength": 1.0}}}
     assert flow_headline(bare) == ("Congested transport: the flow of mass", "λ = 1")
 
