@@ -28,8 +28,6 @@ from congested.errors import InputError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from congested.flow_result import FlowOptions
-
 # Flags that are options of the flow by their own names.
 _OPTIONS = ("particles", "seed", "keep", "frames", "clock", "paths")
 _CLOCKS = ("constant-speed", "dacorogna-moser")
@@ -89,22 +87,26 @@ def add_flow(commands: Any) -> None:
 def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     from congested.critics.reference import reference_from_directory
     from congested.flow.checkpoint import planned
-    from congested.flow_result import WRITING_STEPS, FlowOptions, check_animation
+    from congested.flow_result import WRITING_STEPS, FlowOptions, check_writing
     from congested.io.files import on_root
     from congested.io.flow import CHECKPOINT
-    from congested.mass_flow import compute_flow, steps
+    from congested.mass_flow import check_strength, compute_flow, steps
 
     started = time.monotonic()
+    options = FlowOptions(**_given(arguments))
     try:
-        check_animation(arguments.animation)
+        check_writing(options, arguments.animation)
     except InputError as error:
         raise _of_flag(error) from error
     reference = reference_from_directory(arguments.directory, comm)
     critic = None
     if arguments.critic is not None:
+        try:
+            check_strength(reference)
+        except InputError as error:
+            raise _of_flag(error) from error
         critic = critic_of_flags(Path(arguments.critic), arguments, reference.dimension)
     output = _output(arguments)
-    options = _options(arguments)
     if arguments.resume:
         file = output / CHECKPOINT
         particles, seed = comm.bcast(on_root(comm, lambda: planned(file)))
@@ -184,12 +186,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that flags give."""
     values = {name: getattr(arguments, name) for name in _OPTIONS}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _options(arguments: argparse.Namespace) -> FlowOptions:
-    from congested.flow_result import FlowOptions
-
-    return FlowOptions(**_given(arguments))
 
 
 def _of_flag(error: InputError) -> InputError:

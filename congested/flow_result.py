@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -35,7 +36,6 @@ from congested.io.flow import (
     write_particles,
     write_paths,
 )
-from congested.io.flow_store import flow_store
 from congested.io.result import json_text
 from congested.plot_animation import animate_flow, can_animate
 from congested.plot_flow import plot_flow
@@ -176,7 +176,7 @@ class MassFlow:
         CongestedError
             If a picture failed, after everything else has been written.
         """
-        check_animation(animation)
+        check_writing(self.options, animation)
         directory = Path(directory)
         comm, tell = self.reference.comm, progress or (lambda step: None)
         arrays = self.reference.arrays
@@ -207,8 +207,11 @@ class MassFlow:
         return directory
 
 
-def check_animation(kind: str) -> None:
-    """Raise InputError unless animations of a kind can be made here."""
+def check_writing(options: FlowOptions, kind: str) -> None:
+    """Raise InputError unless so many particles, and animations of a kind, can be written here."""
+    if options.keep > _AT_ONCE and importlib.util.find_spec("h5py") is None:
+        found = f"found {options.keep}, which needs the package h5py"
+        raise InputError(f"{found}; allowed here: at most {_AT_ONCE}", key="keep")
     if kind not in ANIMATIONS:
         allowed = " or ".join(ANIMATIONS)
         raise InputError(f'found "{kind}"; allowed: {allowed}', key="animation")
@@ -324,6 +327,8 @@ def _write_data(flow: MassFlow, directory: Path) -> tuple[Frames, Paths]:
     with ExitStack() as stack:
         store = None
         if kept > _AT_ONCE:
+            from congested.io.flow_store import flow_store  # which needs h5py
+
             store = stack.enter_context(flow_store(directory / STORE, columns, attributes))
         held = 0
         for starts in _starts(flow):

@@ -143,6 +143,13 @@ def steps(options: FlowOptions, *, critic: bool) -> int:
     return Plan(options.particles, options.seed).batches + 3 + critic
 
 
+def check_strength(reference: Reference) -> None:
+    """Raise InputError unless critics have a momentum under the solution's λ."""
+    if math.isinf(reference.strength):
+        found = "found a solution with λ = ∞, for which a critic has no momentum"
+        raise InputError(f"{found}; allowed: finite λ", key="critic")
+
+
 def _field(
     reference: Reference, critic: Critic | None, name: str, sign: int | None
 ) -> tuple[FlowField, dict[str, Any] | None]:
@@ -151,9 +158,7 @@ def _field(
     if critic is None:
         found = on_root(comm, lambda: None if arrays is None else flow_field(arrays, strength))
         return broadcast_field(comm, found), None
-    if math.isinf(strength):
-        found_text = "found a solution with λ = ∞, for which a critic has no momentum"
-        raise InputError(f"{found_text}; allowed: finite λ", key="critic")
+    check_strength(reference)
     try:
         evaluation = evaluate(reference, critic, sign=sign)
     except InputError as error:

@@ -39,7 +39,7 @@ from congested.plot_traffic import (
     way_segments,
 )
 
-#: Starts and ends (r, d) of straight ways, each for the same mass.
+#: Starts and ends (r, d) of straight rays, each for the same mass.
 Rays = tuple[FloatArray, FloatArray]
 
 _DPI = 150
@@ -48,8 +48,8 @@ _STRAIGHT_PIECES = 24
 _MOST_LINES = 250  # in one panel
 _TRAFFIC_PIXELS = 128  # of the grid on which traffic is compared
 _SMOOTHED = 0.02  # width of the smoothing there, over the longer side
-_GROUPS = 10  # of straight ways, from whose differences their standard error is known
-_ASTRAY = 0.01  # share of straight ways that may seem to lie outside the mesh
+_GROUPS = 10  # of straight rays, from whose differences their standard error is known
+_ASTRAY = 0.01  # share of straight rays that may seem to lie outside the mesh
 _CERTAIN = 2.0  # standard errors that count as chance
 
 
@@ -62,9 +62,9 @@ def plot_flow(
 ) -> None:
     """Draw the flow of a solution into a PNG file (one rank).
 
-    In the plane: particle paths over the congestion factor; over the same the straight ways of W₁;
-    and the traffic of the one less that of the other, see `difference_panel`. Without straight ways
-    the traffic |m| itself. In space: paths, straight ways, the factor on slices, and surfaces of
+    In the plane: particle paths over the congestion factor; over the same the straight rays of W₁;
+    and the traffic of the one less that of the other, see `difference_panel`. Without straight rays
+    the traffic |m| itself. In space: paths, straight rays, the factor on slices, and surfaces of
     |m|. Lines are coloured by how far on its way a particle is. At λ = ∞ the factor is 1
     everywhere, and |m| takes its place.
 
@@ -95,7 +95,7 @@ def plot_flow(
 
 
 def straight_ways(rays: Rays) -> FloatArray:
-    """Return points (r, f + 1, d) after equal parts of straight ways."""
+    """Return points (r, f + 1, d) after equal parts of straight rays."""
     starts, ends = (np.asarray(side, dtype=np.float64)[:, None] for side in rays)
     part = np.linspace(0.0, 1.0, _STRAIGHT_PIECES + 1)[:, None]
     return np.asarray((1.0 - part) * starts + part * ends)
@@ -128,7 +128,7 @@ def flow_figure(
     shown = "|m|" if math.isinf(strength) else "1 + |m|/(2λσ)"
     panels = [replace(congestion, name="paths", title=f"particle paths over {shown}")]
     if rays is not None:
-        panels.append(replace(congestion, name="rays", title="straight ways of W₁ over the same"))
+        panels.append(replace(congestion, name="rays", title="straight rays of W₁ over the same"))
         panels.append(difference_panel(arrays, rays))
     elif not math.isinf(strength):
         panels.append(_traffic_panel(arrays))
@@ -177,12 +177,12 @@ def _draw_way_scale(figure: Figure) -> None:
 
 
 def _points_between(rays: Rays) -> FloatArray:
-    """Return points (k, d) on some of the straight ways, without the ends."""
+    """Return points (k, d) on some of the straight rays, without the ends."""
     return np.concatenate(list(_some(straight_ways(rays))[:, 1:-1]) or [rays[0]])
 
 
 def _stay_in_plane(arrays: ResultArrays, rays: Rays) -> bool:
-    """Return whether straight ways stay in the mesh, but for a pixel and a hundredth of them."""
+    """Return whether straight rays stay in the mesh, but for a pixel and a hundredth of them."""
     raster = make_raster(arrays.vertices, arrays.cells, arrays.cell_volume, _TRAFFIC_PIXELS)
     row, column = _pixels(raster, _points_between(rays))
     inside = binary_dilation(raster.inside, np.ones((3, 3)))
@@ -190,7 +190,7 @@ def _stay_in_plane(arrays: ResultArrays, rays: Rays) -> bool:
 
 
 def difference_panel(arrays: ResultArrays, rays: Rays) -> Panel:
-    """Compare the traffic of a flow in the plane with that of straight ways.
+    """Compare the traffic of a flow in the plane with that of straight rays.
 
     Both are smoothed alike over 2 % of the domain's size, as some hundred ways say nothing about a
     single cell, and what is left is drawn towards 0 by two standard errors: what chance can do is
@@ -220,7 +220,7 @@ def difference_panel(arrays: ResultArrays, rays: Rays) -> Panel:
     top = max(0.15 * float(flow.max()), float(np.quantile(np.abs(difference), 0.995)))
     norm = Normalize(-top, top) if top > 0.0 else Normalize(-1.0, 1.0)
     everywhere = np.ones(len(values), dtype=bool)
-    title = "traffic: flow less straight ways"
+    title = "traffic: flow less straight rays"
     return Panel("difference", title, values, everywhere, colormaps["PuOr_r"], norm)
 
 
@@ -291,7 +291,7 @@ def _draw_volume(
             rays = None
     drawn = [(way_panel("paths (blue: source, orange: target)", arrays), ways)]
     if rays is not None:
-        drawn.append((way_panel("straight ways of W₁", arrays), _some(straight_ways(rays))))
+        drawn.append((way_panel("straight rays of W₁", arrays), _some(straight_ways(rays))))
     pictures: list[Picture] = []
     with open_plotter(scene, translucent=True) as plotter:
         for panel, lines in drawn:

@@ -158,10 +158,9 @@ def flow_headline(content: Mapping[str, Any], *, brief: bool = False) -> tuple[s
     if math.isfinite(length):
         parts.append(f"mean way ∫|m| = {length:.5g}")
     if flow.get("particles") and not brief:
-        known = [f"{int(flow['particles']):,} particles"]
-        for key, words in (("momentum", "momentum"), ("pushforward", "arrivals")):
-            share, chance = (number(flow, f"{key}_relative_l1{end}") for end in ("", "_chance"))
-            if math.isfinite(share):
-                known.append(f"{words} off by {100 * share:.2g} % (by chance {100 * chance:.2g})")
-        parts.append(", ".join(known))
+        share, chance = (number(flow, f"momentum_relative_l1{end}") for end in ("", "_chance"))
+        words = f"{int(flow['particles']):,} particles"
+        if math.isfinite(share):
+            words += f": momentum off by {100 * share:.2g} % (by chance {100 * chance:.2g})"
+        parts.append(words)
     return f"{title}: the flow of mass", "   ·   ".join(parts)

@@ -51,13 +51,16 @@ def main(argv: list[str] | None = None) -> ct.Solution:
     stop = StopRequest()
     with stop.install(), progress_bar(comm, problem.solver.relative_gap) as progress:
         solution = ct.solve(problem, progress=progress, stop=stop)
-    directory = solution.write(arguments.output, problem_text=problem_text(problem))
+        directory = solution.write(arguments.output, problem_text=problem_text(problem))
+        flow = ct.compute_flow(solution)
+        flow.write(directory)
     if comm.rank == 0:
         console = Console(width=100)
         console.print(table(solution, problem.source.pair.wasserstein1()))
         console.print(
             f"{solution.reason}; {time.perf_counter() - started:.1f} s\n"
-            f"Pictures: {directory / 'overview.png'}\nParaView: {directory / 'solution.pvd'}"
+            f"Pictures: {directory / 'overview.png'}, flow.png, flow.gif\n"
+            f"ParaView: {directory / 'solution.pvd'}, flow_particles.pvd"
         )
     return solution
 

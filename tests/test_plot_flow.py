@@ -48,8 +48,6 @@ def content(strength: float = 10.0) -> dict[str, Any]:
             "particles": 20_000,
             "momentum_relative_l1": 0.0123,
             "momentum_relative_l1_chance": 0.0131,
-            "pushforward_relative_l1_chance": 0.0449,
-            "pushforward_relative_l1": 0.0456,
         },
     }
 
@@ -114,8 +112,7 @@ def test_words() -> None:
     assert title == "A bundle of flow: the flow of mass"
     assert numbers == (
         "λ = 10   ·   cost in [0.500, 0.510]   ·   mean way ∫|m| = 0.505   ·   "
-        "20,000 particles, momentum off by 1.2 % (by chance 1.3), arrivals off by 4.6 % "
-        "(by chance 4.5)"
+        "20,000 particles: momentum off by 1.2 % (by chance 1.3)"
     )
     assert flow_headline(content(math.inf), brief=True)[1].startswith("λ = ∞")
     assert "particles" not in flow_headline(content(), brief=True)[1]
@@ -151,8 +148,8 @@ def test_lines_of_paths_and_rays() -> None:
     panels = figure.axes[:6:2]
     assert [axes.get_title() for axes in panels] == [
         "particle paths over 1 + |m|/(2λσ)",
-        "straight ways of W₁ over the same",
-        "traffic: flow less straight ways",
+        "straight rays of W₁ over the same",
+        "traffic: flow less straight rays",
     ]
     lines = ways_of(panels[0])
     segments = np.asarray(lines.get_segments())
@@ -183,8 +180,8 @@ def test_lines_of_paths_and_rays() -> None:
             True,
             [
                 "particle paths over |m|",
-                "straight ways of W₁ over the same",
-                "traffic: flow less straight ways",
+                "straight rays of W₁ over the same",
+                "traffic: flow less straight rays",
             ],
         ),
     ],

@@ -23,7 +23,7 @@ def test_python_example_runs(
 ) -> None:
     shutil.copytree(ROOT / "scripts" / "problems", tmp_path / "scripts" / "problems")
     monkeypatch.chdir(tmp_path)
-    example, _, _ = blocks("python")
+    example, _, _, _ = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     lower, upper, loss = (float(word) for word in capsys.readouterr().out.split()[:3])
     # The cost of the two Gaussians is 0.47822 (a conic solver's value on fine meshes).
@@ -34,7 +34,7 @@ def test_python_example_runs(
 
 
 def test_python_example_of_a_pair_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, example = blocks("python")
+    _, _, _, example = blocks("python")
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert capsys.readouterr().out.count("Estimate(") == 4
@@ -44,7 +44,7 @@ def test_python_example_of_a_pair_runs(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_python_example_of_a_critic_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, example, _ = blocks("python")
+    _, example, _, _ = blocks("python")
     monkeypatch.chdir(ROOT)
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
@@ -58,6 +58,18 @@ def test_python_example_of_a_critic_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     least, most = evaluation.suboptimality
     # 0.47827 is the certified cost of the densities, 0.4785 that on these cells.
     assert 0.0 < least < 0.4785 - evaluation.dual_value < most
+
+
+def test_python_example_of_a_flow_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "scripts" / "problems", tmp_path / "scripts" / "problems")
+    monkeypatch.chdir(tmp_path)
+    _, _, example, _ = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    error, excess = (float(word) for word in capsys.readouterr().out.split())
+    assert 0.0 < error < 0.1 and 0.0 < excess < 0.3
+    assert (tmp_path / "results" / "two_gaussians_flow" / "flow.gif").exists()
 
 
 def test_problem_file_of_the_readme_is_valid(tmp_path: Path) -> None:
