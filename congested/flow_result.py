@@ -360,7 +360,7 @@ def _write_cells(flow: MassFlow, file: Path) -> None:
     data: dict[str, Any] = {
         "momentum": momentum,
         "particle_momentum": tally.displacement / volume[:, None],
-        "congestion": 1.0 + field.compliance * np.linalg.norm(momentum, axis=1),
+        "congestion": field.congestion,
         "source": field.source,
         "target": field.target,
         "arrived": tally.arrived / volume,

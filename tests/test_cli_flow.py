@@ -16,6 +16,7 @@ import pytest
 from congested.cli import main
 from tests.critics.references import solution
 from tests.test_cli_compare import write_critic
+from tests.test_mass_flow import FILES
 
 FEW = ("--particles", "2000", "--keep", "40", "--frames", "3", "--paths", "10")
 QUICK = (*FEW, "--no-pictures", "--animation", "none")
@@ -46,18 +47,7 @@ def test_done(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert here(result, *FEW) == 0
     done = capsys.readouterr()
     assert done.err == ""
-    assert names(result) - before == {
-        "flow.json",
-        "wardrop.json",
-        "flow.npz",
-        "flow.png",
-        "flow.gif",
-        "flow_cells.vtu",
-        "flow_cells.pvd",
-        "flow_particles",
-        "flow_particles.pvd",
-        "flow_paths.vtp",
-    }
+    assert names(result) - before == FILES
     content = content_of(result)
     for name in (
         "momentum_relative_l1",

@@ -19,6 +19,19 @@ from congested.io.flow import CHECKPOINT
 from congested.mass_flow import steps
 from tests.critics.references import own_potential, reference, solution
 
+#: All that a flow of a solution writes.
+FILES = {
+    "flow.json",
+    "wardrop.json",
+    "flow.npz",
+    "flow.png",
+    "flow.gif",
+    "flow_cells.vtu",
+    "flow_cells.pvd",
+    "flow_particles",
+    "flow_particles.pvd",
+    "flow_paths.vtp",
+}
 FEW = ct.FlowOptions(particles=4_000, keep=50, frames=4, paths=20)
 
 
@@ -58,18 +71,7 @@ def test_equal_measures_do_not_flow(tmp_path: Path) -> None:
 def test_the_files_hold_what_the_flow_is(tmp_path: Path) -> None:
     flow = ct.compute_flow(solution("plane"), options=FEW)
     assert flow.write(tmp_path) == tmp_path
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "flow.json",
-        "wardrop.json",
-        "flow.npz",
-        "flow.png",
-        "flow.gif",
-        "flow_cells.vtu",
-        "flow_cells.pvd",
-        "flow_particles",
-        "flow_particles.pvd",
-        "flow_paths.vtp",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == FILES
     with np.load(tmp_path / "flow.npz") as stored:
         positions, mass, cost = stored["positions"], stored["mass"], stored["cost"]
         np.testing.assert_allclose(stored["times"], [0.0, 0.25, 0.5, 0.75, 1.0])

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from congested.certificate import momentum_at_vertices
 from congested.errors import InputError
 from congested.geometry import FloatArray, IntArray, facet_neighbours, simplex_volumes
-from congested.integrand import capacity
+from congested.integrand import capacity, gradient_norm
 from congested.io.arrays import ResultArrays, broadcast_array
 from congested.quadrature import simplex_rule
 
@@ -102,7 +102,7 @@ class FlowField:
     def congestion(self) -> FloatArray:
         """Return ξ = 1 + |m|/(2λσ) at the midpoints of the cells (C,)."""
         density = np.linalg.norm(self.momentum, axis=1) / self.volume
-        return np.asarray(1.0 + self.compliance * density)
+        return np.asarray(gradient_norm(density, capacity(self.weight, self.strength)))
 
 
 def flow_field(arrays: ResultArrays, strength: float) -> FlowField:
@@ -130,15 +130,26 @@ def flow_field(arrays: ResultArrays, strength: float) -> FlowField:
     ):
         if not size <= _SAME:
             raise InputError(f"found {what} in array flux, up to {size:.2g}; allowed: {_SAME:g}")
+    return field_with_flux(arrays, strength, neighbours, flux, np.zeros(len(volume)))
+
+
+def field_with_flux(
+    arrays: ResultArrays,
+    strength: float,
+    neighbours: IntArray,
+    flux: FloatArray,
+    growth: FloatArray,
+) -> FlowField:
+    """Return the flow field of a flux (C, d+1) on the mesh and with the measures of a solution."""
     return FlowField(
         vertices=np.ascontiguousarray(arrays.vertices, dtype=np.float64),
         cells=np.ascontiguousarray(arrays.cells, dtype=np.int64),
-        volume=volume,
+        volume=simplex_volumes(arrays.vertices[arrays.cells]),
         neighbours=neighbours,
         flux=flux,
         source=np.maximum(arrays.source, 0.0),
         target=np.maximum(arrays.target, 0.0),
-        growth=np.zeros(len(volume)),
+        growth=growth,
         weight=arrays.weight,
         strength=strength,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from congested.errors import InputError
-from congested.flow.field import FlowField, one_flux_per_facet
+from congested.flow.field import FlowField, field_with_flux, one_flux_per_facet
 from congested.geometry import (
     FloatArray,
     barycentric_gradients,
@@ -58,18 +58,7 @@ def flow_field_of_means(arrays: ResultArrays, strength: float, means: FloatArray
     flux[empty] = 0.0
     flux[(neighbours >= 0) & empty[neighbours]] = 0.0
     growth = flux.sum(axis=1) / volume - (arrays.source - arrays.target)
-    return FlowField(
-        vertices=np.ascontiguousarray(arrays.vertices, dtype=np.float64),
-        cells=np.ascontiguousarray(arrays.cells, dtype=np.int64),
-        volume=volume,
-        neighbours=neighbours,
-        flux=flux,
-        source=np.maximum(arrays.source, 0.0),
-        target=np.maximum(arrays.target, 0.0),
-        growth=growth,
-        weight=arrays.weight,
-        strength=strength,
-    )
+    return field_with_flux(arrays, strength, neighbours, flux, growth)
 
 
 def imbalance(field: FlowField) -> tuple[float, float]:

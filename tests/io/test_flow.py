@@ -15,6 +15,7 @@ from congested.flow.frames import Frames
 from congested.flow.particles import Paths
 from congested.io.files import partial_name
 from congested.io.flow import (
+    CHECKPOINT,
     COLLECTION,
     FRAMES,
     PATHS,
@@ -139,16 +140,18 @@ def test_only_our_own_old_files_are_removed(tmp_path: Path) -> None:
     write_paths(tmp_path, paths(2))
     save_frames(tmp_path, frames())
     store = partial_name(tmp_path / "flow.h5")
-    for name in ("flow.png", "flow.gif", ".flow.gif.partial", "flow.mp4", "flow.h5", store.name):
+    numbers = ("flow.json", "wardrop.json", "flow_cells.vtu", "flow_cells.pvd")
+    pictures = ("flow.png", "flow.gif", ".flow.gif.partial", "flow.mp4")
+    for name in (*numbers, *pictures, "flow.h5", store.name, CHECKPOINT):
         (tmp_path / name).write_text("of an earlier run")
     (tmp_path / ".flow.partial").mkdir()
     (tmp_path / ".flow.partial" / "frame_00000.vtp").write_text("of one that was stopped")
-    kept = {"solution.npz", "flow.json", "flow_notes.txt", "flow_paths.vtp.old", "my_flow.png"}
+    kept = {"solution.npz", "flow_notes.txt", "flow_paths.vtp.old", "my_flow.png"}
     for name in kept:
         (tmp_path / name).write_text("stays")
-    assert store in flow_files(tmp_path)
-    remove_flow_files(tmp_path, keep=(store,))
-    assert {path.name for path in tmp_path.iterdir()} == {*kept, store.name}
+    assert store in flow_files(tmp_path) and flow_files(tmp_path)[0].name == "flow.json"
+    remove_flow_files(tmp_path, checkpoint=False)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, CHECKPOINT}
     remove_flow_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
 
