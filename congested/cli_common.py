@@ -57,11 +57,15 @@ def integer(least: int) -> Callable[[str], int]:
     """Return a function that reads an integer from a least one on."""
 
     def check(text: str) -> int:
-        try:
-            value = float(text)  # 2e6 is a way to write it
-        except ValueError:
-            value = math.nan
-        if not (value >= least and value.is_integer()):
+        value: float = math.nan
+        # All digits of a large one count; 2e6 is another way to write it.
+        for read in (int, float):
+            try:
+                value = read(text)
+                break
+            except ValueError:
+                continue
+        if not (value >= least and float(value).is_integer()):
             message = f'found "{text}"; allowed: an integer >= {least}'
             raise argparse.ArgumentTypeError(message)
         return int(value)
@@ -149,7 +153,7 @@ def petsc_options(words: Sequence[str]) -> dict[str, str | None]:
     return options
 
 
-def prepare_directory(directory: Path, last: str) -> None:
+def prepare_directory(directory: Path, last: str | None = None) -> None:
     """Make the directory, or find out before the work starts that nothing can be written.
 
     Parameters
@@ -157,7 +161,8 @@ def prepare_directory(directory: Path, last: str) -> None:
     directory
         What the user named.
     last
-        Name of the file that stands for all others; one of an earlier run is removed.
+        Name of the file that stands for all others; one of an earlier run is removed. None: what
+        is there stays for now.
     """
     allowed = "allowed: a directory that can be written"
     if directory.exists() and not directory.is_dir():
@@ -167,7 +172,8 @@ def prepare_directory(directory: Path, last: str) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
         # Whatever happens next, nobody shall take an earlier run's numbers for those of this one.
-        (directory / last).unlink(missing_ok=True)
+        if last is not None:
+            (directory / last).unlink(missing_ok=True)
     except OSError as error:
         message = f'found "{directory}" ({error.strerror}); {allowed}'
         raise InputError(message, key="--output") from error

@@ -78,6 +78,12 @@ def add_flow(commands: Any) -> None:
         metavar="KIND",
         help="gif (default), mp4 (needs ffmpeg) or none",
     )
+    add(
+        "--equilibrium",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether to compare paths with the cheapest ones (wardrop.json), most of the time",
+    )
     add("--max-seconds", type=positive, metavar="S", help="draw no more particles after this time")
     add("--resume", action="store_true", help="go on with a flow that was stopped")
     add_critic_flags(parser)
@@ -86,13 +92,14 @@ def add_flow(commands: Any) -> None:
 
 def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     from congested.critics.reference import reference_from_directory
-    from congested.flow.checkpoint import planned
+    from congested.flow.checkpoint import stored_options
     from congested.flow_result import WRITING_STEPS, FlowOptions, check_writing
     from congested.io.files import on_root
     from congested.io.flow import CHECKPOINT
-    from congested.mass_flow import check_strength, compute_flow, steps
+    from congested.mass_flow import compute_flow, steps
 
     started = time.monotonic()
+    _check_critic_flags(arguments)
     options = FlowOptions(**_given(arguments))
     try:
         check_writing(options, arguments.animation)
@@ -101,19 +108,18 @@ def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     reference = reference_from_directory(arguments.directory, comm)
     critic = None
     if arguments.critic is not None:
-        try:
-            check_strength(reference)
-        except InputError as error:
-            raise _of_flag(error) from error
         critic = critic_of_flags(Path(arguments.critic), arguments, reference.dimension)
     output = _output(arguments)
+    begin = None
     if arguments.resume:
         file = output / CHECKPOINT
-        particles, seed = comm.bcast(on_root(comm, lambda: planned(file)))
-        given = {"particles": particles, "seed": seed} | _given(arguments)
-        options = FlowOptions(**given)
+        stored = comm.bcast(on_root(comm, lambda: stored_options(file)))
+        options = FlowOptions(**(stored | _given(arguments)))
     else:
-        on_root(comm, lambda: _replace(output))
+        on_root(comm, lambda: prepare_directory(output))
+
+        def begin() -> None:
+            on_root(comm, lambda: _replace(output))
 
     request = parallel.StopRequest()
 
@@ -140,6 +146,8 @@ def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
                     stop=stop,
                     checkpoint=output,
                     resume=arguments.resume,
+                    begin=begin,
+                    equilibrium=arguments.equilibrium,
                 )
             except InputError as error:
                 raise _of_flag(error) from error
@@ -160,11 +168,23 @@ def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     return 128 + number if number else STOPPED
 
 
+def _check_critic_flags(arguments: argparse.Namespace) -> None:
+    """Raise InputError if flags about a critic are given without one."""
+    if arguments.critic is not None:
+        return
+    defaults = {"sign": "auto"}
+    for name in ("activation", "group_size", "slope", "orthogonal_map", "sign"):
+        if (value := getattr(arguments, name)) != defaults.get(name):
+            raise InputError(
+                f"found {value} without --critic; allowed: only with a critic",
+                key=f"--{name.replace('_', '-')}",
+            )
+
+
 def _replace(output: Path) -> None:
     """Make room for a new flow (one rank)."""
-    from congested.io.flow import CHECKPOINT, FLOW, remove_flow_files
+    from congested.io.flow import CHECKPOINT, remove_flow_files
 
-    prepare_directory(output, FLOW)
     if (output / CHECKPOINT).exists():
         parallel.logger.warning(
             "%s: a flow that could be resumed (--resume) is replaced by this one", output

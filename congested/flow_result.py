@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -46,6 +47,8 @@ CLOCKS = ("constant-speed", "dacorogna-moser")
 #: What animations may end with.
 ANIMATIONS = ("gif", "mp4", "none")
 
+# Particles, and other things, of which more are a mistake.
+_MOST = 10**12
 # Particles in files that hold all of them at once; more go to flow.h5 as well.
 _AT_ONCE = 10_000
 # Particles in an animation, and pairs of samples whose straight rays are drawn.
@@ -86,16 +89,12 @@ class FlowOptions:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, least in (
-            ("particles", 1),
-            ("seed", 0),
-            ("keep", 0),
-            ("frames", 1),
-            ("paths", 0),
-        ):
-            if getattr(self, name) < least:
-                found = f"found {getattr(self, name)}"
-                raise InputError(f"{found}; allowed: an integer >= {least}", key=name)
+        least = {"particles": 1, "seed": 0, "keep": 0, "frames": 1, "paths": 0}
+        for name, smallest in least.items():
+            value, most = getattr(self, name), math.inf if name == "seed" else _MOST
+            if not smallest <= value <= most:
+                allowed = f"an integer from {smallest} to {most:g}"
+                raise InputError(f"found {value}; allowed: {allowed}", key=name)
         if self.clock not in CLOCKS:
             allowed = " or ".join(f'"{clock}"' for clock in CLOCKS)
             raise InputError(f'found "{self.clock}"; allowed: {allowed}', key="clock")

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from congested.errors import InputError
+
 if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
 
@@ -147,13 +149,21 @@ def facet_neighbours(cells: IntArray) -> IntArray:
     -------
     numpy.ndarray
         Cell numbers (C, d+1).
+
+    Raises
+    ------
+    InputError
+        If a facet belongs to more than two cells.
     """
     number, corners = cells.shape
     others = [[j for j in range(corners) if j != i] for i in range(corners)]
     facets = np.sort(cells[:, others].reshape(-1, corners - 1), axis=1)
     # Equal facets end up side by side.
     order = np.lexsort(facets.T[::-1])
-    pairs = np.flatnonzero((facets[order[1:]] == facets[order[:-1]]).all(axis=1))
+    equal = (facets[order[1:]] == facets[order[:-1]]).all(axis=1)
+    if (equal[1:] & equal[:-1]).any():
+        raise InputError("found a facet of three cells; allowed: one or two cells at each")
+    pairs = np.flatnonzero(equal)
     one, other = order[pairs], order[pairs + 1]
     neighbours = np.full(number * corners, -1, dtype=np.int64)
     neighbours[one], neighbours[other] = other // corners, one // corners

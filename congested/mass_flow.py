@@ -17,11 +17,17 @@ from congested.critics.evaluate import evaluate
 from congested.critics.network import Critic
 from congested.critics.reference import Reference
 from congested.errors import InputError
-from congested.flow.checkpoint import load_tally, save_tally
+from congested.flow.checkpoint import load_tally, save_tally, stored_options
 from congested.flow.field import FlowField, broadcast_field, flow_field
 from congested.flow.means import flow_field_of_means, imbalance_at_scales
+from congested.flow.particles import move
 from congested.flow.simulate import Plan, Tally, empty_tally, simulate
-from congested.flow.statistics import arrival_distances, statistics
+from congested.flow.statistics import (
+    arrival_distances,
+    arrivals_chance,
+    arrivals_error,
+    statistics,
+)
 from congested.flow.wardrop import check_equilibrium
 from congested.flow_result import FlowOptions, MassFlow
 from congested.io.arrays import potential_of_cells
@@ -48,6 +54,8 @@ def compute_flow(
     stop: Callable[[], str | None] | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    begin: Callable[[], None] | None = None,
+    equilibrium: bool = True,
 ) -> MassFlow:
     """Compute the flow whose time-averaged momentum is that of a solution (collective).
 
@@ -60,7 +68,8 @@ def compute_flow(
     name, sign
         Of the critic; as in `compare`.
     options
-        How many particles, and the like.
+        How many particles, and the like; of a flow that goes on those of the checkpoint are the
+        default.
     progress
         Told the name of each step before it begins; there are `steps(options)`.
     stop
@@ -69,6 +78,11 @@ def compute_flow(
         Directory for a checkpoint, which is there until all particles have flown.
     resume
         Go on from the checkpoint.
+    begin
+        Called when all that is given has been found good, before the first particle.
+    equilibrium
+        Whether to hold the paths of a solution against the cheapest ones: most of the time where
+        there are less than some million particles. A flow that was stopped is not.
 
     Returns
     -------
@@ -81,20 +95,23 @@ def compute_flow(
         If the solution is not one, the critic is of another dimension, the checkpoint is not one
         of this flow, or λ = ∞ with a critic.
     """
-    options = options or FlowOptions()
     reference = solution if isinstance(solution, Reference) else reference_of(solution)
     comm, started = reference.comm, time.perf_counter()
     tell = progress or (lambda step: None)
+    file = None if checkpoint is None else Path(checkpoint) / CHECKPOINT
+    if resume and file is None:
+        raise InputError("found resume without checkpoint; allowed: both", key="resume")
+    if options is None:
+        options = FlowOptions(**(_stored(comm, file) if resume and file is not None else {}))
     tell("momentum")
     field, balance = _field(reference, critic, name, sign)
     plan = Plan(options.particles, options.seed)
-    file = None if checkpoint is None else Path(checkpoint) / CHECKPOINT
     tally = empty_tally(field)
-    if resume:
-        if file is None:
-            raise InputError("found resume without checkpoint; allowed: both", key="resume")
-        place = file
-        tally = _resumed(comm, tally, on_root(comm, lambda: load_tally(place, field, plan)))
+    if resume and file is not None:
+        found = file
+        tally = _resumed(comm, tally, on_root(comm, lambda: load_tally(found, field, plan)))
+    if begin is not None:
+        begin()
     reasons: list[str] = []
 
     def stopped() -> bool:
@@ -103,7 +120,14 @@ def compute_flow(
             reasons.append(reason)
         return reason is not None
 
-    tally = _simulated(field, plan, comm, tally, stopped, tell, file)
+    def save(now: Tally | None) -> None:
+        if file is not None:
+            place = file
+            on_root(
+                comm, lambda: None if now is None else save_tally(place, field, now, vars(options))
+            )
+
+    tally = _simulated(field, plan, comm, tally, stopped, tell, save)
     complete = tally.batches == plan.batches
     numbers: dict[str, Any] = {
         "schema": SCHEMA,
@@ -120,10 +144,11 @@ def compute_flow(
     if critic is not None:
         tell("the same masses")
         numbers["imbalance"] = balance
-        numbers["masses_kept"] = _masses_kept(field, plan, comm)
+        numbers["masses_kept"] = comm.bcast(on_root(comm, lambda: _masses_kept(field, plan, tally)))
     wardrop = None
     if critic is None:
         tell("shortest paths")
+    if critic is None and complete and equilibrium:
         wardrop = comm.bcast(on_root(comm, lambda: _wardrop(reference, field, tally)))
     numbers["seconds"] = comm.allreduce(time.perf_counter() - started, op=MPI.MAX)
     return MassFlow(
@@ -136,6 +161,11 @@ def compute_flow(
         wardrop=wardrop,
         complete=complete,
     )
+
+
+def _stored(comm: MPI.Comm, file: Path) -> dict[str, Any]:
+    """Return the options of a checkpoint (collective)."""
+    return dict(comm.bcast(on_root(comm, lambda: stored_options(file))))
 
 
 def steps(options: FlowOptions, *, critic: bool) -> int:
@@ -191,7 +221,7 @@ def _simulated(
     tally: Tally,
     stop: Callable[[], bool],
     tell: Callable[[str], None],
-    file: Path | None,
+    save: Callable[[Tally | None], None],
 ) -> Tally:
     """Move the particles, with checkpoints (collective)."""
     for batch in range(tally.batches):
@@ -203,20 +233,16 @@ def _simulated(
         if done < plan.batches:
             tell(f"particles, batch {done + 1}")
         due = comm.bcast(time.perf_counter() - last > _CHECKPOINT_EVERY)
-        if file is not None and due:
-            _save(comm, file, field, plan, now)
+        if due:
+            save(now)
             last = time.perf_counter()
 
     if tally.batches < plan.batches:
         tell(f"particles, batch {tally.batches + 1}")
     tally = simulate(field, plan, comm, tally=tally, stop=stop, after_batch=after_batch)
-    if file is not None and tally.batches < plan.batches:
-        _save(comm, file, field, plan, tally if comm.rank == 0 else None)
+    if tally.batches < plan.batches:
+        save(tally if comm.rank == 0 else None)
     return tally
-
-
-def _save(comm: MPI.Comm, file: Path, field: FlowField, plan: Plan, tally: Tally | None) -> None:
-    on_root(comm, lambda: None if tally is None else save_tally(file, field, plan, tally))
 
 
 def _numbers(field: FlowField, plan: Plan, tally: Tally) -> dict[str, Any]:
@@ -228,13 +254,17 @@ def _numbers(field: FlowField, plan: Plan, tally: Tally) -> dict[str, Any]:
     }
 
 
-def _masses_kept(field: FlowField, plan: Plan, comm: MPI.Comm) -> dict[str, Any]:
-    """Return where a critic takes the source if no mass is made or lost (collective)."""
+def _masses_kept(field: FlowField, plan: Plan, tally: Tally) -> dict[str, Any]:
+    """Return where the first particles end if no mass is made or lost on the way (on rank 0)."""
     still = replace(field, growth=np.zeros(len(field.cells)))
-    tally = simulate(still, plan, comm)
-    numbers = comm.bcast(on_root(comm, lambda: _numbers(still, plan, tally)))
-    names = ("pushforward_relative_l1", "pushforward_relative_l1_error", "pushforward_wasserstein1")
-    return {name: numbers[name] for name in names}
+    ends, _ = move(still, tally.sample()[0])
+    distances = arrival_distances(still, ends, plan.seed)
+    return {
+        "particles": ends.number,
+        "pushforward_relative_l1": arrivals_error(still, ends),
+        "pushforward_relative_l1_chance": arrivals_chance(still, ends.number),
+        "pushforward_wasserstein1": None if distances is None else distances.result(),
+    }
 
 
 def _wardrop(reference: Reference, field: FlowField, tally: Tally) -> dict[str, Any] | None:

@@ -175,60 +175,68 @@ def flow_table(
     directory
         Where they were written.
     """
-    mass, convergence = flow["mass"], flow["convergence"]
-    rows = [
+    mass, critic = flow["mass"], flow["critic"]
+    rows = [] if critic is None else [("critic", str(critic))]
+    rows += [
         ("status", f"{flow['status']}: {flow['reason']}"),
         ("particles", _figure(flow["particles"], ",")),
+        ("momentum error", _with_chance(flow, "momentum")),
+        ("  falls like", f"particles^{_figure(flow['convergence']['exponent'], '.2f')}"),
     ]
-    if flow["critic"]:
-        rows.insert(0, ("critic", str(flow["critic"])))
-    for name, words in (("momentum", "momentum error"), ("pushforward", "arrivals error")):
-        value, error = flow[f"{name}_relative_l1"], flow[f"{name}_relative_l1_error"]
-        chance = _figure(flow[f"{name}_relative_l1_chance"], ".4g")
-        text = (
-            f"{_figure(value, '.4g')} ± {_figure(error, '.1g')} (relative L1; by chance {chance})"
-        )
-        rows.append((words, text))
-    rows.append(("  falls like", f"particles^{_figure(convergence['exponent'], '.2f')}"))
-    distances = flow["pushforward_wasserstein1"]
-    if distances is not None:
-        own = distances["two_samples_of_target"]
-        rows.append(
-            ("W1 to the target", f"{_estimate(distances)}; two samples of it {_estimate(own)}")
-        )
-    rows += [
-        (
-            "mean path length",
-            f"{_estimate(flow['mean_path_length'])} (momentum L1 {_figure(flow['momentum_l1'])})",
-        ),
-        ("mean path cost", _estimate(flow["mean_path_cost"])),
-        ("mass at the end", _figure(mass["end"], ".10g")),
-    ]
+    if critic is None:
+        rows.append(("arrivals error", _with_chance(flow, "pushforward")))
+        rows.append(("  W1 to the target", _distances(flow["pushforward_wasserstein1"])))
+    length = f"{_estimate(flow['mean_path_length'])} (momentum L1 {_figure(flow['momentum_l1'])})"
+    rows.append(("mean path length", length))
+    rows.append(("mean path cost", _estimate(flow["mean_path_cost"])))
+    rows.append(("mass at the end", _figure(mass["end"], ".10g")))
     if mass["unfinished"]:
         rows.append(("  lost on the way", _figure(mass["unfinished"], ".2g")))
-    if flow["critic"]:
-        rows.append(("  made, lost", f"{_figure(mass['created'])}, {_figure(mass['lost'])}"))
-        table = flow["imbalance"]
-        lost = ", ".join(_figure(value, ".3g") for value in table["critic"]["lost"])
-        scales = ", ".join(_figure(value, ".2g") for value in table["critic"]["scale"][1:])
-        rows.append(("mass lost", f"{lost} (in cells, then boxes of side {scales})"))
+    if critic is not None:
+        rows += _critic_rows(flow)
     if wardrop is not None:
-        pairs = f"{wardrop['pairs']:,} pairs"
-        rows += [
-            (
-                "path cost less potential",
-                _relative(wardrop["max_relative_excess"]) + " at most, 99 % of the mass",
-            ),
-            (
-                "potential less distance",
-                _relative(wardrop["max_relative_violation"]) + f" at most, 99 % of {pairs}",
-            ),
-        ]
+        excess, violation = (
+            _relative(wardrop[f"max_relative_{name}"]) for name in ("excess", "violation")
+        )
+        pairs = f"{wardrop['pairs']:,} pairs of {wardrop['sources']} starts"
+        rows.append(("path cost less potential", f"{excess} at most, for 99 % of the mass"))
+        rows.append(("potential less distance", f"{violation} at most, for 99 % of {pairs}"))
     rows += [("seconds", _figure(flow["seconds"], ".1f")), ("files", f"{directory}/")]
     table = plain_table(str(flow.get("title") or ""))
     for name, text in rows:
         table.add_row(name, Text(text))
     return table
+
+
+def _critic_rows(flow: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a critic makes of the mass."""
+    mass, kept, lost = flow["mass"], flow["masses_kept"], flow["imbalance"]["critic"]
+    boxes = ", ".join(_figure(value, ".3g") for value in lost["lost"][1:])
+    sides = ", ".join(_figure(value, ".2g") for value in lost["scale"][1:])
+    # With masses that grow and shrink arrivals are right whatever the critic; kept ones tell.
+    return [
+        ("  made, lost", f"{_figure(mass['created'])}, {_figure(mass['lost'])} by particles"),
+        ("  as good as", f"{_figure(flow['effective_particles'], ',.0f')} particles of one mass"),
+        ("momentum loses", f"{_figure(lost['lost'][0], '.3g')} in cells"),
+        ("  seen in boxes", f"{boxes} (of side {sides})"),
+        ("arrivals, masses kept", _with_chance(kept, "pushforward")),
+        ("  W1 to the target", _distances(kept["pushforward_wasserstein1"])),
+    ]
+
+
+def _with_chance(table: Mapping[str, Any], name: str) -> str:
+    """Return an error in L1, with its error bar if there is one, and what chance makes of it."""
+    text = _figure(table[f"{name}_relative_l1"], ".4g")
+    error = table.get(f"{name}_relative_l1_error")
+    if error is not None:
+        text += f" ± {_figure(error, '.1g')}"
+    return f"{text} (relative L1; by chance {_figure(table[f'{name}_relative_l1_chance'], '.4g')})"
+
+
+def _distances(table: Mapping[str, Any] | None) -> str:
+    if table is None:
+        return "- (too few particles)"
+    return f"{_estimate(table)} (two samples of it: {_estimate(table['two_samples_of_target'])})"
 
 
 def _estimate(entry: Mapping[str, Any]) -> str:

@@ -85,7 +85,8 @@ def test_a_critics_flow_has_a_directory_of_its_own(
     assert content["critic"] == "mine.npz"
     assert content["imbalance"]["critic"]["lost"][0] > 0.0
     assert not (out / "wardrop.json").exists()
-    assert "mass lost" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "momentum loses" in table and "particles of one mass" in table
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,8 @@ def test_a_critics_flow_has_a_directory_of_its_own(
         (["--critic", "missing.pt"], "no such file"),
         (["--resume"], "nothing is left to do"),
         (["--frames", "2.5"], "an integer >= 1"),
+        (["--particles", "1e99"], "an integer from 1 to 1e+12"),
+        (["--activation", "tanh"], "--activation: found tanh without --critic"),
     ],
 )
 def test_mistakes(
@@ -116,21 +119,50 @@ def test_no_solution(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "which is a file" in capsys.readouterr().err
 
 
+def test_a_mistake_leaves_an_earlier_flow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solution("w1").write(tmp_path)
+    out = tmp_path / "out"
+    assert here(tmp_path, *QUICK, "-q", "--no-equilibrium", "-o", out) == 0
+    before = names(out)
+    assert "flow.json" in before and "wardrop.json" not in before
+    assert here(tmp_path, "--critic", write_critic(tmp_path / "mine.npz"), "-o", out) == 2
+    assert "--critic: found a solution with λ = ∞" in capsys.readouterr().err
+    assert names(out) == before
+
+
+def test_a_mesh_with_a_cell_twice_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solution("plane").write(tmp_path)
+    with np.load(tmp_path / "solution.npz") as stored:
+        arrays = dict(stored)
+    for values in arrays.values():
+        if len(values) == len(arrays["cells"]):
+            values[3] = values[4]
+    np.savez(tmp_path / "solution.npz", **arrays)
+    assert here(tmp_path, *QUICK) == 2
+    assert "allowed" in capsys.readouterr().err
+
+
 def test_out_of_time_and_on(
     result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert here(result, *QUICK, "-o", out, "--max-seconds", "1e-9") == 3
+    slow = (*QUICK, "--clock", "dacorogna-moser")
+    assert here(result, *slow, "-o", out, "--max-seconds", "1e-9") == 3
     stopped = capsys.readouterr()
     assert "--max-seconds 1e-09 have passed; --resume goes on" in stopped.err
     assert content_of(out)["status"] == "stopped" and content_of(out)["particles"] == 125
     # Options of the particles are those of the beginning.
-    assert here(result, "--resume", *QUICK[2:], "-o", out, "--seed", "1") == 2
+    quick = QUICK[-3:]
+    assert here(result, "--resume", *quick, "-o", out, "--seed", "1") == 2
     assert "found 2000 particles with seed 0" in capsys.readouterr().err
-    assert here(result, "--resume", *QUICK[2:], "-o", out) == 0
+    assert here(result, "--resume", *quick, "-o", out) == 0
     assert content_of(out)["status"] == "done" and content_of(out)["particles"] == 2000
     whole = tmp_path / "whole"
-    assert here(result, *QUICK, "-o", whole) == 0
+    assert here(result, *slow, "-o", whole) == 0
     one, other = content_of(out), content_of(whole)
     del one["seconds"], other["seconds"]
     assert one == other

@@ -160,12 +160,19 @@ def test_a_stop_keeps_what_has_flown_and_the_rest_follows(tmp_path: Path) -> Non
     assert content["particles"] == 750
     assert content["momentum_relative_l1"] > whole.result()["momentum_relative_l1"]
     part.write(tmp_path, pictures=False, animation="none")
+    assert part.wardrop is None and not (tmp_path / "wardrop.json").exists()
+    cells = pyvista.read(tmp_path / "flow_cells.vtu")
+    # What all particles would leave.
+    assert cells.cell_data["arrived"] @ part.field.volume == pytest.approx(1.0)
+    mean = part.field.volume @ cells.cell_data["particle_momentum"]
+    np.testing.assert_allclose(mean[:2], part.field.momentum.sum(axis=0), rtol=0.05)
     assert (tmp_path / CHECKPOINT).exists() and (tmp_path / "flow.json").exists()
 
     told: list[str] = []
     rest = ct.compute_flow(
-        reference("plane"), options=FEW, checkpoint=tmp_path, resume=True, progress=told.append
+        reference("plane"), checkpoint=tmp_path, resume=True, progress=told.append
     )
+    assert rest.options == FEW
     assert rest.complete and len(told) == steps(FEW, critic=False)
     again, expected = rest.result(), whole.result()
     del again["seconds"], expected["seconds"]
@@ -177,6 +184,38 @@ def test_a_stop_keeps_what_has_flown_and_the_rest_follows(tmp_path: Path) -> Non
         ct.compute_flow(reference("plane"), options=FEW, checkpoint=tmp_path, resume=True)
     with pytest.raises(InputError, match="resume without checkpoint"):
         ct.compute_flow(reference("plane"), options=FEW, resume=True)
+
+
+def test_checkpoints_come_while_particles_fly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    for every in (0.0, 1e9):
+        monkeypatch.setattr("congested.mass_flow._CHECKPOINT_EVERY", every)
+
+        def look() -> None:
+            seen.append((tmp_path / CHECKPOINT).exists())
+
+        ct.compute_flow(
+            reference("plane"),
+            options=FEW,
+            stop=look,
+            checkpoint=tmp_path,
+            begin=lambda: (tmp_path / CHECKPOINT).unlink(missing_ok=True),
+        )
+    assert seen[:15] == [True] * 15 and seen[15:] == [False] * 15
+
+
+def test_nothing_begins_before_the_input_is_known_to_be_good() -> None:
+    begun: list[str] = []
+    plane = FunctionCritic(2, lambda points: points[:, 0], np.ones_like)
+    with pytest.raises(InputError, match="finite λ"):
+        ct.compute_flow(reference("w1"), plane, options=FEW, begin=lambda: begun.append("w1"))
+    assert begun == []
+    flow = ct.compute_flow(
+        reference("plane"), options=FEW, begin=lambda: begun.append("plane"), equilibrium=False
+    )
+    assert begun == ["plane"] and flow.wardrop is None
 
 
 def test_the_flow_of_the_solutions_own_potential(tmp_path: Path) -> None:
@@ -210,7 +249,13 @@ def test_the_flow_of_the_solutions_own_potential(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    for name, value in (("particles", 0), ("seed", -1), ("frames", 0), ("clock", "sundial")):
+    for name, value in (
+        ("particles", 0),
+        ("particles", 10**13),
+        ("seed", -1),
+        ("frames", 0),
+        ("clock", "sundial"),
+    ):
         with pytest.raises(InputError, match=f"{name}.*allowed"):
             ct.FlowOptions(**{name: value})
     wide = FunctionCritic(3, lambda points: points[:, 0], np.ones_like)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +25,45 @@ def fingerprint(field: FlowField) -> str:
     return digest.hexdigest()
 
 
-def save_tally(path: Path, field: FlowField, plan: Plan, tally: Tally) -> None:
+def save_tally(
+    path: Path, field: FlowField, tally: Tally, options: Mapping[str, int | str]
+) -> None:
     """Write a tally, in one step (one rank).
+
+    Parameters
+    ----------
+    path
+        The file.
+    field, tally
+        The flow, and the particles so far.
+    options
+        How it was asked for; among these are ``particles`` and ``seed``.
 
     Raises
     ------
     OSError
         If the file cannot be written; an older one is then still there.
     """
-    names = {"plan": np.array([plan.particles, plan.seed]), "flow": np.array(fingerprint(field))}
-    save_npz(path, tally.arrays() | names)
+    texts = {"options": json.dumps(dict(options)), "flow": fingerprint(field)}
+    save_npz(path, tally.arrays() | {name: np.array(text) for name, text in texts.items()})
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the arrays of a checkpoint by name."""
+    """Return the arrays of a checkpoint by name, and its texts."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            found: dict[str, Any] = {name: stored[name] for name in stored.files}
+        found["options"] = dict(json.loads(str(found["options"])))
+        found["flow"] = str(found["flow"])
+        return found
     except FileNotFoundError:
-        found = f"found no {path.name}, so that nothing is left to do"
+        text = f"found no {path.name}, so that nothing is left to do"
         raise InputError(
-            f"{found}; allowed: the directory of a flow that was stopped",
+            f"{text}; allowed: the directory of a flow that was stopped",
             key="--resume",
             file=str(path.parent),
         ) from None
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, TypeError, OSError) as error:
         raise _damaged(path, error) from error
 
 
@@ -56,19 +72,15 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{found}; allowed: that of a stopped flow", file=str(path))
 
 
-def planned(path: Path) -> tuple[int, int]:
-    """Return number of particles and seed of a checkpoint (one rank).
+def stored_options(path: Path) -> dict[str, Any]:
+    """Return the options of a checkpoint (one rank).
 
     Raises
     ------
     InputError
         If there is no checkpoint.
     """
-    try:
-        particles, seed = _read(path)["plan"].tolist()
-    except (KeyError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
-    return int(particles), int(seed)
+    return dict(_read(path)["options"])
 
 
 def load_tally(path: Path, field: FlowField, plan: Plan) -> Tally:
@@ -80,13 +92,14 @@ def load_tally(path: Path, field: FlowField, plan: Plan) -> Tally:
         If there is none, or if it is one of another flow, number of particles or seed.
     """
     found = _read(path)
+    options, flow = found.pop("options"), found.pop("flow")
     try:
-        stored_plan, flow = found.pop("plan").tolist(), str(found.pop("flow"))
+        stored = options["particles"], options["seed"]
         tally = tally_from_arrays(found)
     except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
-    if stored_plan != [plan.particles, plan.seed]:
-        words = f"found {stored_plan[0]} particles with seed {stored_plan[1]}"
+    if stored != (plan.particles, plan.seed):
+        words = f"found {stored[0]} particles with seed {stored[1]}"
         asked = f"{plan.particles} with seed {plan.seed}, as asked for"
         raise InputError(f"{words}; allowed: {asked}", key="--resume", file=str(path))
     if flow != fingerprint(field):

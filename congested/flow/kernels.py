@@ -122,6 +122,7 @@ def walk(
     mass: FloatArray,
     length: FloatArray,
     cost: FloatArray,
+    work: FloatArray,
     crossings: IntArray,
     displacement: FloatArray,
     exchanged: FloatArray,
@@ -154,6 +155,8 @@ def walk(
         Particles (n,), (n, d+1), (n,), (n,): from here, to there.
     length, cost
         ∫ ds and ∫ (1 + |m|/κ) ds along their ways (n,), added to what is there.
+    work
+        The same integrals (n, 2) of mass · ds, added.
     crossings
         Facets that they crossed (n,), added.
     displacement
@@ -238,14 +241,18 @@ def walk(
             # |m| grows by b per unit of length.
             cost[p] += way + compliance[here] * way * (speed + 0.5 * expansion * way)
             before = mass[p]
-            carried = before * phi
-            if growth[here] != 0.0:
+            # Mass that would become infinite, where there is none at all, stays what it is.
+            rate = growth[here] if span < math.inf or growth[here] < 0.0 else 0.0
+            carried, squared = before * phi, before * phi * (1.0 + 0.5 * expansion * phi)
+            if rate != 0.0:
                 if phi > 0.0:
-                    carried = before * exp_integral(growth[here] + expansion, span)
-                if span < math.inf or growth[here] < 0.0:
-                    mass[p] = before * math.exp(growth[here] * span)
+                    carried = before * exp_integral(rate + expansion, span)
+                    squared = before * exp_integral(rate + 2.0 * expansion, span)
+                mass[p] = before * math.exp(rate * span)
                 exchanged[here, 0] += max(mass[p] - before, 0.0)
                 exchanged[here, 1] += max(before - mass[p], 0.0)
+            work[p, 0] += carried * speed
+            work[p, 1] += carried * speed + compliance[here] * squared * speed**2
             if speed > 0.0:
                 for k in range(dimension):
                     displacement[here, k] += carried * velocity[k]

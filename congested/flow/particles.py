@@ -30,6 +30,9 @@ class Particles:
         Its mass (n,).
     length, cost
         ∫ ds and ∫ (1 + |m|/(2λσ)) ds along its way so far (n,).
+    work
+        The same integrals (n, 2) of its mass times ds: where masses change, these are what
+        ∫|m| and ∫ (1 + |m|/(2λσ)) |m| are the sums of.
     crossings
         Facets that it has crossed (n,).
     """
@@ -40,6 +43,7 @@ class Particles:
     mass: FloatArray
     length: FloatArray
     cost: FloatArray
+    work: FloatArray
     crossings: IntArray
 
     @property
@@ -153,6 +157,7 @@ def particles_at(cell: IntArray, barycentric: FloatArray, mass: FloatArray) -> P
         mass=mass,
         length=np.zeros(number),
         cost=np.zeros(number),
+        work=np.zeros((number, 2)),
         crossings=np.zeros(number, dtype=np.int64),
     )
 
@@ -262,6 +267,7 @@ def _move(
         moved.mass,
         moved.length,
         moved.cost,
+        moved.work,
         moved.crossings,
         left.displacement,
         left.exchanged,

@@ -77,16 +77,17 @@ class Tally:
         The displacement (C, d) of the first, third, fifth … batch less that of the others: what
         chance alone does.
     sums
-        Sums over particles: mass at the start, mass at the end, mass that did not arrive, mass ×
-        length, mass × cost, squares of these two, crossings.
+        Sums over particles, named in `SUMS`: mass at the start, at the end, and what of that did
+        not arrive, the two of `Particles.work`, squares of these and of the mass at the end, and
+        crossings.
     most_crossings
         The largest number of crossings.
     history
         For each batch (batches, 4) the errors of the momentum and of the arrivals: of the batch
         alone, then of all until then; as sums over cells, not relative.
     sample_cells, sample_numbers
-        Of the first particles (s, 2) the cells of start and end, and (s, 2 d + 6) their
-        barycentric coordinates there, then mass at the end, length, cost, and time.
+        Of the first particles (s, 2) the cells of start and end, and (s, 2 d + 8) their
+        barycentric coordinates there, then mass at the end, length, cost, time, and work.
     """
 
     batches: int
@@ -107,17 +108,18 @@ class Tally:
 
     def sample(self) -> tuple[Particles, Particles]:
         """Return the first particles at their starts and at their ends."""
-        corners = (self.sample_numbers.shape[1] - 4) // 2
-        start, end = self.sample_numbers[:, :corners], self.sample_numbers[:, corners:-4]
-        mass, length, cost, time = self.sample_numbers[:, -4:].T
+        corners = (self.sample_numbers.shape[1] - 6) // 2
+        start, end = self.sample_numbers[:, :corners], self.sample_numbers[:, corners:-6]
+        mass, length, cost, time = self.sample_numbers[:, -6:-2].T
+        work = self.sample_numbers[:, -2:]
         number = len(mass)
         crossings = np.zeros(number, dtype=np.int64)
         zero = np.zeros(number)
         share = np.full(number, self.sums[0] / max(self.particles, 1))
         first, last = self.sample_cells.T
         return (
-            Particles(first, start, zero, share, zero, zero, crossings),
-            Particles(last, end, time, mass, length, cost, crossings),
+            Particles(first, start, zero, share, zero, zero, np.zeros((number, 2)), crossings),
+            Particles(last, end, time, mass, length, cost, work, crossings),
         )
 
 
@@ -130,6 +132,7 @@ SUMS = (
     "cost",
     "length_squares",
     "cost_squares",
+    "end_squares",
     "crossings",
 )
 
@@ -149,7 +152,7 @@ def empty_tally(field: FlowField) -> Tally:
         most_crossings=0,
         history=np.zeros((0, 4)),
         sample_cells=np.zeros((0, 2), dtype=np.int64),
-        sample_numbers=np.zeros((0, 2 * corners + 4)),
+        sample_numbers=np.zeros((0, 2 * corners + 6)),
     )
 
 
@@ -213,16 +216,17 @@ def _with_batch(field: FlowField, plan: Plan, comm: MPI.Comm, tally: Tally, batc
     arrived: FloatArray = np.asarray(
         np.bincount(ends.cell, ends.mass, minlength=len(field.cells)), dtype=np.float64
     )
-    carried = ends.mass * ends.length, ends.mass * ends.cost
+    length, cost = ends.work.T
     sums = np.array(
         [
             starts.mass.sum(),
             ends.mass.sum(),
             ends.mass[~ends.arrived()].sum(),
-            carried[0].sum(),
-            carried[1].sum(),
-            (carried[0] ** 2).sum(),
-            (carried[1] ** 2).sum(),
+            length.sum(),
+            cost.sum(),
+            (length**2).sum(),
+            (cost**2).sum(),
+            (ends.mass**2).sum(),
             float(ends.crossings.sum()),
         ]
     )
@@ -274,7 +278,7 @@ def _with_sample(
 ) -> tuple[IntArray, FloatArray]:
     """Return the sample with the particles of a batch (collective)."""
     cells = gather_rows(comm, np.stack([starts.cell, ends.cell], axis=1))
-    numbers = np.stack([ends.mass, ends.length, ends.cost, ends.time], axis=1)
+    numbers = np.column_stack([ends.mass, ends.length, ends.cost, ends.time, ends.work])
     rows = gather_rows(
         comm, np.concatenate([starts.barycentric, ends.barycentric, numbers], axis=1)
     )

@@ -38,13 +38,17 @@ class Statistics:
     momentum_chance, pushforward_chance
         What chance alone makes of both. Of the momentum: half the difference of two halves of the
         particles, which is distributed like their error if that has the mean 0 (about so where few
-        pass a cell). Of the arrivals: the expectation for particles drawn from the target.
+        pass a cell). Of the arrivals: the expectation for particles drawn from the target; NaN
+        where masses change.
     counts, momentum_errors, pushforward_errors
         These errors of the first particles, for some numbers of them.
     exponent
         Slope of log(momentum error) over log(particles) through these.
     length, cost
-        Means of ∫ ds and of ∫ (1 + |m|/(2λσ)) ds over the paths, times the mass that moves.
+        Means of ∫ ds and of ∫ (1 + |m|/(2λσ)) ds over the paths, weighted by the mass at each point
+        of them: estimates of ∫|m| and ∫ (1 + |m|/(2λσ)) |m|.
+    effective
+        (Σ mass)² / Σ mass² at the end: how many particles of one mass would be as good.
     mass
         By name: at the start, at the end, unfinished, created and lost on the way.
     crossings, most_crossings
@@ -63,6 +67,7 @@ class Statistics:
     exponent: float
     length: Estimate
     cost: Estimate
+    effective: float
     mass: dict[str, float]
     crossings: float
     most_crossings: int
@@ -86,6 +91,7 @@ class Statistics:
             "momentum_l1": self.momentum_l1,
             "mean_path_length": _plain(self.length),
             "mean_path_cost": _plain(self.cost),
+            "effective_particles": self.effective,
             "mass": self.mass,
             "crossings": {"mean": self.crossings, "most": self.most_crossings},
         }
@@ -127,19 +133,21 @@ def statistics(field: FlowField, plan: Plan, tally: Tally) -> Statistics:
         return Estimate(value / share, error / share)
 
     created, lost = tally.exchanged.sum(axis=0)
+    balanced = not field.growth.any()
     return Statistics(
         particles=tally.particles,
         momentum_l1=total,
         momentum_error=_with_spread(history[-1, 2], history[:, 0]),
         pushforward_error=_with_spread(history[-1, 3], history[:, 1]),
         momentum_chance=_momentum_chance(plan, tally) / scale,
-        pushforward_chance=_arrivals_chance(field, tally.particles),
+        pushforward_chance=arrivals_chance(field, tally.particles) if balanced else math.nan,
         counts=counts,
         momentum_errors=momentum_errors,
         pushforward_errors=tuple(history[batches - 1, 3] for batches in chosen),
         exponent=exponent,
         length=mean("length"),
         cost=mean("cost"),
+        effective=sums["end"] ** 2 / sums["end_squares"] if sums["end_squares"] > 0.0 else 0.0,
         mass={
             "start": sums["start"] / share,
             "end": sums["end"] / share,
@@ -172,10 +180,12 @@ def _momentum_chance(plan: Plan, tally: Tally) -> float:
     # The halves may differ in size.
     surplus = (sizes[0::2].sum() - sizes[1::2].sum()) / sizes.sum()
     lengths = np.linalg.norm(tally.contrast - surplus * tally.displacement, axis=1)
-    return float(lengths.sum()) * plan.particles / tally.particles
+    # Halves of different sizes are less apart than equal ones.
+    share = tally.particles / plan.particles * math.sqrt(1.0 - surplus**2)
+    return float(lengths.sum()) / share
 
 
-def _arrivals_chance(field: FlowField, particles: int) -> float:
+def arrivals_chance(field: FlowField, particles: int) -> float:
     """Return E Σ_T |arrived in T − ν_T| for independent particles from the target.
 
     For binomial X, E|X − Np| = 2 k (1 − p) P(X = k) with k = ⌊Np⌋ + 1 (de Moivre).
@@ -186,6 +196,13 @@ def _arrivals_chance(field: FlowField, particles: int) -> float:
     above = np.floor(particles * share) + 1.0
     deviation = 2.0 * above * (1.0 - share) * binom.pmf(above, particles, share)
     return total * float(deviation.sum()) / particles
+
+
+def arrivals_error(field: FlowField, ends: Particles) -> float:
+    """Return Σ_T |arrived in T − ν_T| of particles that stand for all."""
+    arrived = np.bincount(ends.cell, ends.mass, minlength=len(field.cells))
+    share = ends.mass.sum() / float(field.volume @ field.source)
+    return float(np.abs(arrived / share - field.volume * field.target).sum())
 
 
 @dataclass(frozen=True)

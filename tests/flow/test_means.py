@@ -86,6 +86,12 @@ def test_particles_find_the_imbalance_that_the_flux_has() -> None:
     assert np.abs(tally.exchanged[:, 1] - loss).sum() < 0.05 * loss.sum()
     np.testing.assert_allclose(tally.displacement, field.momentum, atol=0.02 * 0.01)
     assert found.momentum_error.value < 0.02
+    # Paths are as long as the momentum is large, if the mass at each point counts.
+    assert abs(found.length.value - field.momentum_l1) < 4.0 * found.length.standard_error
+    cost = 2.0 * field.integrals[0] - field.integrals[1]
+    assert abs(found.cost.value - cost) < 4.0 * found.cost.standard_error
+    assert found.length.standard_error < 0.01 * field.momentum_l1
+    assert 0.05 * 200_000 < found.effective < 200_000
     balance = found.mass["start"] + found.mass["created"] - found.mass["lost"]
     assert found.mass["end"] == pytest.approx(balance, abs=1e-12)
 

@@ -12,11 +12,13 @@ from congested.flow.field import FlowField, flow_field
 from congested.flow.particles import (
     Particles,
     draw_particles,
+    moments,
     move,
     no_deposits,
     particles_at,
     trace,
 )
+from congested.geometry import FloatArray
 from tests.critics.references import reference
 from tests.flow.fields import (
     affine_field,
@@ -71,6 +73,28 @@ def test_the_cost_of_a_path_is_the_integral_of_the_congestion_factor(dimension: 
     factor = 1.0 + compliance * np.linalg.norm(middle, axis=1)
     np.testing.assert_allclose(end.cost, factor * end.length, rtol=1e-12)
     assert end.cost.min() > 1.1 * end.length.min()
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_the_congestion_factor_is_known_all_along_the_way(dimension: int) -> None:
+    constant, slope, compliance = np.array([0.3, 0.2, 0.1])[:dimension], -0.3, 3.0
+    field = affine_field(*irregular_mesh(dimension), constant, slope, 1.0, compliance)
+    start = inner_particles(field, 30, 0.1)
+
+    def factor(points: FloatArray) -> FloatArray:
+        return 1.0 + compliance * np.linalg.norm(constant + slope * points, axis=-1)
+
+    _, positions, congestion = moments(field, start, np.linspace(0.0, 1.0, 7))
+    np.testing.assert_allclose(congestion, factor(positions), rtol=1e-12)
+    end, paths = trace(field, start)
+    last = paths.offsets[1:] - 1
+    inner = np.setdiff1d(np.arange(len(paths.points)), last)
+    np.testing.assert_allclose(paths.congestion[inner], factor(paths.points[inner]), rtol=1e-12)
+    # The factor is affine along a piece of the way.
+    step = np.linalg.norm(np.diff(paths.points, axis=0), axis=1)
+    paid = step * 0.5 * (factor(paths.points[1:]) + factor(paths.points[:-1]))
+    np.testing.assert_allclose(np.diff(paths.cost)[inner], paid[inner], atol=1e-13)
+    assert (paths.cost[paths.offsets[:-1]] == 0.0).all() and end.crossings.sum() > 20
 
 
 def test_going_on_from_a_stop_is_going_through() -> None:
@@ -233,6 +257,42 @@ def test_a_particle_in_a_whirl_is_given_up_and_told() -> None:
     np.testing.assert_array_equal(positions[0, 1], positions[0, 2])
 
 
+def test_particles_come_from_cells_with_mass_whatever_the_numbers() -> None:
+    """Sums round: the largest number there is must not lead beyond the last mass."""
+    vertices, cells = box_mesh(2, 3)
+    field = affine_field(vertices, cells, np.zeros(2), 0.0, 1.0)
+    source = np.random.default_rng(0).random(len(cells)) / 3.0
+    source[[0, 5, *range(len(cells) - 4, len(cells))]] = 0.0
+
+    class Extreme:
+        def random(self, shape: tuple[int, int]) -> FloatArray:
+            numbers = np.full(shape, 0.5)
+            numbers[:, 0] = [0.0, 1.0 - 2.0**-53, 1.0]
+            return numbers
+
+    start = draw_particles(replace(field, source=source), 3, Extreme())  # type: ignore[arg-type]
+    assert (source[start.cell] > 0.0).all()
+    np.testing.assert_array_equal(start.cell, [1, len(cells) - 5, len(cells) - 5])
+
+
+def test_mass_that_an_empty_sink_swallows_is_lost() -> None:
+    """A cell with inward flux only, no source and no target: whoever enters loses all."""
+    slope = -0.4
+    field = affine_field(*irregular_mesh(2), np.full(2, -0.5 * slope), slope, 0.0)
+    empty = np.zeros(len(field.cells))
+    field = replace(field, target=empty, growth=np.full(len(field.cells), 2.0 * slope))
+    start = inner_particles(replace(field, source=np.ones_like(empty)), 40, 0.3)
+    deposits = no_deposits(field)
+    end = move(field, start, deposits=deposits)[0]
+    np.testing.assert_allclose(end.points(field), 0.5, atol=1e-9)
+    np.testing.assert_array_equal(end.mass, 0.0)
+    np.testing.assert_allclose(deposits.exchanged.sum(axis=0), [0.0, start.mass.sum()])
+    # The mass shrinks like the square of the distance: ∫ mass dx = x/3.
+    away = start.points(field) - 0.5
+    expected = -start.mass @ away / 3.0
+    np.testing.assert_allclose(deposits.displacement.sum(axis=0), expected, atol=1e-10)
+
+
 def test_masses_grow_as_the_divergence_says() -> None:
     """With m = b x and ρ₀ = ρ₁ the mass of a particle is e^{d b t/ρ}: closed form."""
     slope = 0.4
@@ -248,3 +308,22 @@ def test_masses_grow_as_the_divergence_says() -> None:
     away = start.points(field) - 0.5
     carried = start.mass @ away * (np.exp(3.0 * slope) - 1.0) / 3.0
     np.testing.assert_allclose(deposits.displacement.sum(axis=0), carried, rtol=1e-10)
+
+
+def test_work_counts_the_mass_at_each_point() -> None:
+    """The same flow: ∫ mass ds and ∫ mass (1 + |m|/κ) ds in closed form."""
+    slope, compliance = 0.4, 3.0
+    mesh = irregular_mesh(2)
+    field = affine_field(*mesh, np.full(2, -0.5 * slope), slope, 1.0, compliance)
+    field = replace(field, target=field.source, growth=np.full(len(field.cells), 2.0 * slope))
+    start = inner_particles(field, 50, 0.15)
+    end = move(field, start)[0]
+    # |v| = |m| = b r₀ e^{bt}, mass e^{2bt}.
+    radius = np.linalg.norm(start.points(field) - 0.5, axis=1)
+    length = start.mass * radius * (np.exp(3.0 * slope) - 1.0) / 3.0
+    more = start.mass * compliance * slope * radius**2 * (np.exp(4.0 * slope) - 1.0) / 4.0
+    np.testing.assert_allclose(end.work[:, 0], length, rtol=1e-11)
+    np.testing.assert_allclose(end.work[:, 1], length + more, rtol=1e-11)
+    still = move(replace(field, growth=np.zeros(len(field.cells))), start)[0]
+    np.testing.assert_allclose(still.work[:, 0], still.mass * still.length, rtol=1e-11)
+    np.testing.assert_allclose(still.work[:, 1], still.mass * still.cost, rtol=1e-11)

@@ -11,10 +11,17 @@ import pytest
 from mpi4py import MPI
 
 from congested.errors import InputError
-from congested.flow.checkpoint import load_tally, save_tally
+from congested.flow.checkpoint import fingerprint, load_tally, save_tally, stored_options
 from congested.flow.field import FlowField, flow_field, one_flux_per_facet
+from congested.flow.particles import draw_particles
 from congested.flow.simulate import Plan, Tally, simulate
-from congested.flow.statistics import arrival_distances, statistics, straight_rays
+from congested.flow.statistics import (
+    arrival_distances,
+    arrivals_chance,
+    arrivals_error,
+    statistics,
+    straight_rays,
+)
 from congested.geometry import facet_neighbours
 from tests.critics.references import reference
 from tests.flow.fields import box_mesh, outward_areas, radial_field
@@ -99,7 +106,7 @@ def test_a_simulation_that_was_stopped_goes_on_as_if_it_were_not(tmp_path: Path)
     part = simulate(field, plan, SELF, stop=stop)
     assert part.batches == 4 and part.particles == plan.until(4) < 5_001
     file = tmp_path / "flow.checkpoint.npz"
-    save_tally(file, field, plan, part)
+    save_tally(file, field, part, {"particles": 5_001, "seed": 3})
     rest = simulate(field, plan, SELF, tally=load_tally(file, field, plan))
     assert tallies_agree(rest, whole)
     assert not tallies_agree(simulate(field, Plan(5_001, seed=4), SELF), whole)
@@ -108,6 +115,7 @@ def test_a_simulation_that_was_stopped_goes_on_as_if_it_were_not(tmp_path: Path)
     assert found.mass["start"] == pytest.approx(1.0, abs=1e-12)
     assert found.length.value == pytest.approx(field.momentum_l1, rel=0.05)
 
+    assert stored_options(file) == {"particles": 5_001, "seed": 3}
     other = radial_field(2, 4, (0.1, 0.2))
     for wrong in ((field, Plan(5_002, 3)), (field, Plan(5_001, 2)), (other, plan)):
         with pytest.raises(InputError, match="allowed"):
@@ -142,6 +150,64 @@ class _StopAfter:
     def __call__(self) -> bool:
         self.left -= 1
         return self.left == 0
+
+
+def test_every_part_of_a_flow_tells_it_from_others() -> None:
+    field = solved()
+    own = fingerprint(field)
+    assert own == fingerprint(replace(field))
+    for name in ("vertices", "flux", "source", "target", "growth", "weight", "strength"):
+        assert fingerprint(replace(field, **{name: getattr(field, name) + 1.0})) != own, name
+
+
+def test_chance_is_what_draws_from_the_target_do() -> None:
+    field = solved()
+    masses = field.volume * field.target
+    draws = np.random.default_rng(2).multinomial(3_000, masses / masses.sum(), size=400)
+    errors = np.abs(draws / 3_000 - masses / masses.sum()).sum(axis=1)
+    found = arrivals_chance(field, 3_000)
+    assert found == pytest.approx(errors.mean(), abs=4.0 * errors.std() / 20.0)
+    assert found == pytest.approx(errors.mean(), rel=0.01)
+
+
+def test_halves_of_different_sizes_say_the_same_of_chance() -> None:
+    """Three batches: two against one."""
+    field = solved("cube")
+    chances = []
+    for seed in range(12):
+        plan = Plan(16 * 200, seed)
+        odd, even = (simulate(field, plan, SELF, stop=_StopAfter(n)) for n in (3, 4))
+        scale = math.sqrt(3 / 4)  # fewer particles, more chance
+        chances.append(
+            scale
+            * statistics(field, plan, odd).momentum_chance
+            / statistics(field, plan, even).momentum_chance
+        )
+    assert np.mean(chances) == pytest.approx(1.0, abs=0.04)
+
+
+def test_masses_count_in_distances_of_arrivals() -> None:
+    """Points here with the mass of the target, and points far away without any."""
+    field = solved()
+    number = 4_000
+    drawn = draw_particles(
+        replace(field, source=field.target), number, np.random.default_rng(3), mass=1.0
+    )
+    # Half of the particles are moved to a corner of the square and have no mass.
+    corner = int(np.argmax(field.vertices[field.cells].mean(axis=1).sum(axis=1)))
+    away = np.random.default_rng(4).random(number) < 0.5
+    ends = replace(
+        drawn,
+        cell=np.where(away, corner, drawn.cell),
+        mass=np.where(away, 0.0, drawn.mass),
+    )
+    found = arrival_distances(field, ends)
+    assert found is not None
+    assert found.pushforward.value < 2.0 * found.target.value
+    heavy = arrival_distances(field, replace(ends, mass=np.ones(number)))
+    assert heavy is not None
+    assert heavy.pushforward.value > 0.2
+    assert arrivals_error(field, replace(ends, mass=3.0 * ends.mass)) < 0.2
 
 
 def test_batches_share_out_any_number_of_particles() -> None:
