@@ -39,7 +39,7 @@ from congested.io.flow import (
 )
 from congested.io.result import json_text
 from congested.plot_animation import animate_flow, can_animate
-from congested.plot_flow import plot_flow
+from congested.plot_flow import MOST_LINES, Group, plot_flow
 
 #: What tells when a particle is where on its path.
 CLOCKS = ("constant-speed", "dacorogna-moser")
@@ -51,8 +51,10 @@ ANIMATIONS = ("gif", "mp4", "none")
 _MOST = 10**12
 # Particles in files that hold all of them at once; more go to flow.h5 as well.
 _AT_ONCE = 10_000
-# Particles in an animation, and pairs of samples whose straight rays are drawn.
-_ANIMATED, _RAYS = 2_000, 2_000
+# Particles in an animation, and those whose paths and straight rays are drawn.
+_ANIMATED, _DRAWN = 2_000, 2_000
+# Groups of particles whose traffic is compared, particles in one, and the least that make one.
+_GROUPS, _GROUP, _SMALL_GROUP = 16, 500, 20
 _CHUNK = 4_096
 # Columns of numbers about a particle: masses at both ends, ∫ ds, ∫ (1 + |m|/(2λσ)) ds, and the
 # time at which it stopped, 1 if it arrived.
@@ -235,7 +237,10 @@ def _pictures(
 ) -> dict[Path, Callable[[Path], None]]:
     """Return what draws the pictures, by where they go (on rank 0)."""
     words = {**flow.reference.result, "flow": flow.numbers}
+    # Only a critic's momentum is compared with the solution's.
+    compared: dict[str, FloatArray] = {}
     if flow.critic is not None:
+        compared["solved"] = arrays.momentum
         means = flow.field.momentum / flow.field.volume[:, None]
         arrays = replace(arrays, momentum=means)
     drawn: dict[Path, Callable[[Path], None]] = {}
@@ -243,7 +248,8 @@ def _pictures(
 
         def draw(file: Path) -> None:
             tell("picture")
-            plot_flow(arrays, words, paths, _rays(flow), file)
+            lines = min(paths.number, MOST_LINES)
+            plot_flow(arrays, words, _groups(flow), file, lines, **compared)
 
         drawn[directory / PICTURE] = draw
     if animation != "none" and frames.number:
@@ -263,16 +269,27 @@ def _first(frames: Frames, number: int) -> Frames:
     )
 
 
-def _rays(flow: MassFlow) -> tuple[FloatArray, FloatArray]:
-    """Return the straight rays of W₁ between starts and ends of particles, paired anew.
+def _groups(flow: MassFlow) -> list[Group]:
+    """Return paths of the first particles, with the straight rays of W₁ between starts and ends.
 
-    Particles of a critic do not arrive as the target wants: points of the target stand for them.
+    In the plane there are groups whose traffic is compared. Particles of a critic do not arrive as
+    the target wants: points of the target stand for their ends.
     """
-    starts, ends = (one.points(flow.field)[:_RAYS] for one in flow.tally.sample())
-    if flow.critic is not None:
-        generator = np.random.default_rng([flow.options.seed, 1 << 32])
-        ends = target_points(flow.field, len(starts), generator)
-    return straight_rays(starts, ends)
+    starts, ends = flow.tally.sample()
+    number, size = 1, min(starts.number, _DRAWN)
+    if flow.critic is None and flow.field.dimension == 2:
+        number = int(np.clip(starts.number // _SMALL_GROUP, 1, _GROUPS))
+        size = min(starts.number // number, _GROUP)
+    generator = np.random.default_rng([flow.options.seed, 1 << 32])
+    groups = []
+    for first in range(0, number * size, max(size, 1)):
+        part = slice(first, first + size)
+        begin, end = (side.part(part).points(flow.field) for side in (starts, ends))
+        if flow.critic is not None:
+            end = target_points(flow.field, size, generator)
+        _, paths = trace(flow.field, starts.part(part))
+        groups.append((paths, straight_rays(begin, end)))
+    return groups
 
 
 def _starts(flow: MassFlow) -> Iterator[Particles]:

@@ -282,8 +282,11 @@ def add_tubes(
     plotter.add_mesh(tubes, scalars="color", rgb=True, ambient=0.4, render=False)
 
 
-def compose(pictures: list[Picture], words: tuple[str, str], file: Path) -> None:
-    """Set pictures of equal size, up to four in a row, into a PNG file with a headline."""
+def compose(pictures: list[Picture], words: tuple[str, str], file: Path, *, note: str = "") -> None:
+    """Set pictures of equal size, up to four in a row, into a PNG file with a headline.
+
+    A note is written below the headline.
+    """
     pixels_y, pixels_x = pictures[0][1].shape[:2]
     columns = min(len(pictures), _COLUMNS)
     rows = -(-len(pictures) // columns)
@@ -291,6 +294,9 @@ def compose(pictures: list[Picture], words: tuple[str, str], file: Path) -> None
     step_x, step_y = width + 0.82, height + 0.5
     size_x, size_y = columns * step_x + 0.1, rows * step_y + 0.95
     figure = new_figure(size_x, size_y, *words)
+    if note:
+        y = 1.0 - 0.84 / size_y
+        figure.text(0.5, y, note, ha="center", va="center", size=9, color="0.15")
     for place, (title, image, panel) in enumerate(pictures):
         row, column = divmod(place, columns)
         x, y = 0.1 + column * step_x, 0.12 + (rows - 1 - row) * step_y
@@ -301,4 +307,7 @@ def compose(pictures: list[Picture], words: tuple[str, str], file: Path) -> None
         x, y = x + width + 0.08, y + 0.08 * height
         bar_axes = figure.add_axes((x / size_x, y / size_y, 0.13 / size_x, 0.84 * height / size_y))
         draw_color_bar(figure, bar_axes, panel)
+        if panel.name == "way":
+            # Numbers would not say of what.
+            bar_axes.set_yticks([0.0, 1.0], ["leaves", "arrives"])
     figure.savefig(file, dpi=_DPI, format="png")

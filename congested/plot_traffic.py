@@ -23,7 +23,6 @@ from congested.plot_panels import (
     SOURCE_COLOR,
     TARGET_COLOR,
     Panel,
-    density_norm,
     interval,
     weighted_quantile,
 )
@@ -53,7 +52,8 @@ def congestion_panel(arrays: ResultArrays, strength: float) -> Panel:
     """Choose values and colour scale of the congestion factor 1 + |m|/(2λσ), |m| for W₁.
 
     The scale ends at what 1 % of the traffic exceeds, and follows the square root where most of the
-    traffic is far below.
+    traffic is far below. That of |m| ends at what 10 % exceed and always follows the square root,
+    as lines hide it where it is largest.
     """
     speed = np.linalg.norm(arrays.momentum, axis=1)
     traffic = speed * arrays.cell_volume
@@ -62,8 +62,9 @@ def congestion_panel(arrays: ResultArrays, strength: float) -> Panel:
     if total > 0.0:
         moved = speed >= weighted_quantile(speed, traffic, _STILL)
     if math.isinf(strength):
-        norm = density_norm(speed, arrays.cell_volume)
-        return Panel("traffic", "traffic |m|", speed, moved, PALE_REDS, norm, _NOTHING)
+        top = weighted_quantile(speed, traffic, 0.9) if total > 0.0 else 1.0
+        root = PowerNorm(0.5, 0.0, top)
+        return Panel("traffic", "traffic |m|", speed, moved, PALE_REDS, root, _NOTHING)
     kappa = capacity(arrays.weight, strength)
     factor = 1.0 + np.divide(speed, kappa, out=np.zeros(len(speed)), where=moved & (kappa > 0.0))
     norm = factor_norm(factor[moved], traffic[moved])
@@ -132,7 +133,7 @@ def flow_headline(content: Mapping[str, Any], *, brief: bool = False) -> tuple[s
     content
         Content of result.json; as ``flow`` that of flow.json, as far as there is one.
     brief
-        Whether to leave out what flow.json says.
+        Whether to leave out what flow.json says, for a picture that moves.
     """
     bounds, values = content.get("bounds") or {}, content.get("values") or {}
 
@@ -151,9 +152,12 @@ def flow_headline(content: Mapping[str, Any], *, brief: bool = False) -> tuple[s
     if critic is not None:
         own, lost = number(flow, "momentum_l1"), flow["imbalance"]["critic"]
         parts[1:] = [f"∫|m| = {own:.4g}, of the solution {length:.4g}"]
-        if not brief:
-            words = f"mass lost in cells {lost['lost'][0]:.2g}, in boxes of side"
-            parts.append(f"{words} {lost['scale'][-1]:.2g} {lost['lost'][-1]:.2g}")
+        if brief:
+            parts.append("dots are not weighted by mass")
+        else:
+            cells, boxes = lost["lost"][0], lost["lost"][-1]
+            words = f"mass lost {cells:.2g} in cells, {boxes:.2g} in boxes of side"
+            parts.append(f"{words} {lost['scale'][-1]:.3g}")
         return f"{title}: the flow of {critic}", "   ·   ".join(parts)
     if math.isfinite(length):
         parts.append(f"mean way ∫|m| = {length:.5g}")
@@ -161,6 +165,13 @@ def flow_headline(content: Mapping[str, Any], *, brief: bool = False) -> tuple[s
         share, chance = (number(flow, f"momentum_relative_l1{end}") for end in ("", "_chance"))
         words = f"{int(flow['particles']):,} particles"
         if math.isfinite(share):
-            words += f": momentum off by {100 * share:.2g} % (by chance {100 * chance:.2g})"
+            words += f": momentum off by {_three_digits(100.0 * share)} %"
+        if math.isfinite(chance):  # a single particle does not tell
+            words += f" (by chance {_three_digits(100.0 * chance)})"
         parts.append(words)
     return f"{title}: the flow of mass", "   ·   ".join(parts)
+
+
+def _three_digits(number: float) -> str:
+    """Write a number with three digits, also where the last ones are 0."""
+    return f"{number:#.3g}".rstrip(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
@@ -24,9 +24,8 @@ from congested.flow.particles import Paths
 from congested.geometry import FloatArray
 from congested.io.arrays import ResultArrays
 from congested.plot_animation import animate_flow, can_animate, moment_panel
-from congested.plot_flow import difference_panel, flow_figure, plot_flow, ray_traffic, straight_ways
+from congested.plot_flow import Group, flow_figure, plot_flow, straight_ways
 from congested.plot_panels import SOURCE_COLOR, TARGET_COLOR
-from congested.plot_raster import make_raster
 from congested.plot_traffic import (
     GREY_TO_RED,
     WAY_COLORS,
@@ -70,7 +69,12 @@ def bent_frames(number: int, dimension: int = 2, times: int = 6, factor: float =
 
 def rays(number: int = 40, dimension: int = 2) -> tuple[FloatArray, FloatArray]:
     random = np.random.default_rng(4)
-    return random.normal(0.3, 0.03, (number, dimension)), random.normal(0.7, 0.03, (number, 2))
+    shape = number, dimension
+    return random.normal(0.3, 0.03, shape), random.normal(0.7, 0.03, shape)
+
+
+def groups(number: int = 2, size: int = 40, dimension: int = 2) -> list[Group]:
+    return [(bent_paths(size, dimension), rays(size, dimension))] * number
 
 
 def ways_of(axes: Axes) -> LineCollection:
@@ -102,6 +106,11 @@ def test_congestion_factor_and_its_scale() -> None:
     unbounded = congestion_panel(arrays, math.inf)
     np.testing.assert_array_equal(unbounded.values, speed)
     np.testing.assert_array_equal(unbounded.active, moved)
+    # What is hardly there can be told from nothing, and the scale is not that of a few cells.
+    norm = unbounded.norm
+    assert isinstance(norm, PowerNorm) and norm.gamma == 0.5 and norm.vmin == 0.0
+    beyond = speed > norm.vmax
+    assert 0.05 < traffic[beyond].sum() / traffic.sum() <= 0.1
     # Where nothing moves at all, everything is grey.
     still = congestion_panel(bundle(momentum=np.zeros(arrays.momentum.shape)), 10.0)
     assert not still.active.any()
@@ -112,8 +121,14 @@ def test_words() -> None:
     assert title == "A bundle of flow: the flow of mass"
     assert numbers == (
         "λ = 10   ·   cost in [0.500, 0.510]   ·   mean way ∫|m| = 0.505   ·   "
-        "20,000 particles: momentum off by 1.2 % (by chance 1.3)"
+        "20,000 particles: momentum off by 1.23 % (by chance 1.31)"
     )
+    # As many digits of both, and no point behind the last.
+    chance = {"momentum_relative_l1": 1.234, "momentum_relative_l1_chance": 0.03}
+    noisy = {**content(), "flow": {**content()["flow"], **chance}}
+    assert flow_headline(noisy)[1].endswith("momentum off by 123 % (by chance 3.00)")
+    single = {"particles": 1, "momentum_relative_l1": 1.9, "momentum_relative_l1_chance": None}
+    assert flow_headline({**content(), "flow": single})[1].endswith("momentum off by 190 %")
     assert flow_headline(content(math.inf), brief=True)[1].startswith("λ = ∞")
     assert "particles" not in flow_headline(content(), brief=True)[1]
     lost = {"critic": {"scale": [0.0, 0.25], "lost": [1.8, 0.08]}}
@@ -121,10 +136,10 @@ def test_words() -> None:
     words = "λ = 10   ·   ∫|m| = 0.61, of the solution 0.505"
     assert flow_headline({**content(), "flow": flow}, brief=True) == (
         "A bundle of flow: the flow of mine.pt",
-        words,
+        f"{words}   ·   dots are not weighted by mass",
     )
     whole = flow_headline({**content(), "flow": flow})[1]
-    assert whole == f"{words}   ·   mass lost in cells 1.8, in boxes of side 0.25 0.08"
+    assert whole == f"{words}   ·   mass lost 1.8 in cells, 0.08 in boxes of side 0.25"
     bare = {"problem": {"penalty": {"strength": 1.0}}}
     assert flow_headline(bare) == ("Congested transport: the flow of mass", "λ = 1")
 
@@ -143,8 +158,9 @@ def test_pale_colours_of_two_densities() -> None:
 
 
 def test_lines_of_paths_and_rays() -> None:
-    ways = frames_at_constant_speed(bent_paths(30), np.ones(30), 8).positions
-    figure = flow_figure(bundle(), content(), ways, rays())
+    figure = flow_figure(bundle(), content(), groups(), lines=30)
+    ways = frames_at_constant_speed(bent_paths(40), np.ones(40), 64).positions
+    ways = ways[np.arange(30) * 40 // 30]
     panels = figure.axes[:6:2]
     assert [axes.get_title() for axes in panels] == [
         "particle paths over 1 + |m|/(2λσ)",
@@ -153,16 +169,16 @@ def test_lines_of_paths_and_rays() -> None:
     ]
     lines = ways_of(panels[0])
     segments = np.asarray(lines.get_segments())
-    assert segments.shape == (30 * 8, 2, 2)
+    assert segments.shape == (30 * 64, 2, 2)
     # Piece after piece along each path, coloured by how much of it lies behind.
-    np.testing.assert_array_equal(segments[:8, 0], ways[0, :-1])
-    np.testing.assert_array_equal(segments[:8, 1], ways[0, 1:])
-    np.testing.assert_allclose(lines.get_array(), np.tile((np.arange(8) + 0.5) / 8, 30))
+    np.testing.assert_array_equal(segments[:64, 0], ways[0, :-1])
+    np.testing.assert_array_equal(segments[64:128, 1], ways[1, 1:])
+    np.testing.assert_allclose(lines.get_array(), np.tile((np.arange(64) + 0.5) / 64, 30))
     assert lines.get_cmap() is WAY_COLORS
     assert (lines.norm.vmin, lines.norm.vmax) == (0.0, 1.0)
     straight = np.asarray(ways_of(panels[1]).get_segments())
-    assert len(straight) == 40 * 24
-    starts, ends = rays()
+    assert len(straight) == 30 * 24
+    starts, ends = (side[np.arange(30) * 40 // 30] for side in rays())
     np.testing.assert_array_equal(straight[::24, 0], starts)
     np.testing.assert_allclose(straight[23::24, 1], ends)
     assert not any(isinstance(item, LineCollection) for item in panels[2].collections[1:])
@@ -170,83 +186,53 @@ def test_lines_of_paths_and_rays() -> None:
     assert "grey: 0.1 % of the traffic" in [text.get_text() for text in panels[0].texts]
 
 
+PATHS, RAYS = "particle paths over 1 + |m|/(2λσ)", "straight rays of W₁ over the same"
+
+
 @pytest.mark.parametrize(
-    ("strength", "with_rays", "titles"),
+    ("strength", "number", "titles"),
     [
-        (10.0, False, ["particle paths over 1 + |m|/(2λσ)", "traffic |m|"]),
-        (math.inf, False, ["particle paths over |m|"]),
-        (
-            math.inf,
-            True,
-            [
-                "particle paths over |m|",
-                "straight rays of W₁ over the same",
-                "traffic: flow less straight rays",
-            ],
-        ),
+        (10.0, 0, [PATHS, "traffic |m|"]),
+        # One group says nothing about chance.
+        (10.0, 1, [PATHS, RAYS, "traffic |m|"]),
+        (10.0, 3, [PATHS, RAYS, "traffic: flow less straight rays"]),
+        (math.inf, 0, ["particle paths over |m|"]),
+        (math.inf, 2, ["particle paths over |m|", RAYS, "traffic: flow less straight rays"]),
     ],
 )
-def test_panels_depend_on_what_there_is(
-    strength: float, with_rays: bool, titles: list[str]
-) -> None:
-    ways = bent_frames(3).positions
-    chosen = rays() if with_rays else None
-    figure = flow_figure(bundle(12), content(strength), ways, chosen)
+def test_panels_depend_on_what_there_is(strength: float, number: int, titles: list[str]) -> None:
+    figure = flow_figure(bundle(12), content(strength), groups(number, 100))
     panels = figure.axes[: 2 * len(titles) : 2]
     assert [axes.get_title() for axes in panels] == titles
     assert len(figure.axes) == 2 * len(titles) + 1  # and the scale of the lines
     # Beside each other.
     assert len({round(axes.get_position().y0, 6) for axes in panels}) == 1
+    # Few lines where |m| behind them is what there is to see.
+    drawn = len(ways_of(panels[0]).get_segments()) // 64
+    assert drawn == {0: 0, 1: 100}.get(number, 250 if strength == 10.0 and number > 2 else 60)
 
 
-def test_straight_ways_through_a_hole_are_none(tmp_path: Path) -> None:
-    ways = bent_frames(3).positions
-    titles = [
-        axes.get_title()
-        for axes in flow_figure(bundle(hole=True), content(), ways, rays()).axes[:4:2]
-    ]
-    assert titles == ["particle paths over 1 + |m|/(2λσ)", "traffic |m|"]
+def test_straight_ways_through_a_hole_are_none() -> None:
+    figure = flow_figure(bundle(hole=True), content(), groups())
+    assert [axes.get_title() for axes in figure.axes[:4:2]] == [PATHS, "traffic |m|"]
+    words = [text.get_text() for text in figure.texts]
+    assert words[4:] == ["no straight rays: some would leave the domain"]
+    # Of a critic there is still something to compare.
+    solved = np.zeros((len(bundle(hole=True).cells), 2))
+    figure = flow_figure(bundle(hole=True), content(), groups(1), solved=solved)
+    titles = [axes.get_title() for axes in figure.axes[:4:2]]
+    assert titles == [PATHS, "traffic: critic less solution"]
     # Along the wall is inside.
     starts, ends = np.array([[0.0, 0.0]] * 3), np.array([[1.0, 0.0]] * 3)
-    assert len(flow_figure(bundle(hole=True), content(), ways, (starts, ends)).axes) == 7
-    none = starts[:0], ends[:0]
-    assert len(flow_figure(bundle(), content(), ways, none).axes) == 7
-
-
-def test_traffic_of_rays_and_what_chance_can_do() -> None:
-    arrays = bundle(32)
-    starts, ends = rays(400)
-    raster = make_raster(arrays.vertices, arrays.cells, arrays.cell_volume, 64)
-    traffic = ray_traffic(raster, (starts, ends))
-    pixel = (raster.x[1] - raster.x[0]) ** 2
-    mean = np.linalg.norm(ends - starts, axis=1).mean()
-    assert traffic.sum() * pixel == pytest.approx(mean, rel=1e-12)
-    assert (ray_traffic(raster, (starts[:0], ends[:0])) == 0.0).all()
-    # A flow along y = 1/2 against ways on the diagonal: more here, less there.
-    values = difference_panel(arrays, (starts, ends)).values
-    middle = arrays.vertices[arrays.cells].mean(axis=1)
-    on_axis = (np.abs(middle[:, 1] - 0.5) < 0.05) & (np.abs(middle[:, 0] - 0.5) > 0.2)
-    on_axis &= np.abs(middle[:, 0] - 0.5) < 0.3
-    on_diagonal = (np.abs(middle[:, 0] - middle[:, 1]) < 0.02) & (np.abs(middle[:, 0] - 0.4) < 0.03)
-    assert values[on_axis].min() > 0.0 > values[on_diagonal].max()
-    # Ways that are distributed as the flow is differ from it by chance alone, and it is not shown.
-    random = np.random.default_rng(0)
-    height = random.normal(0.5, 0.08, 600)
-    starts = np.stack([np.full(600, 0.1) + 0.25 * random.random(600), height], axis=1)
-    ends = np.stack([np.full(600, 0.65) + 0.25 * random.random(600), height], axis=1)
-    scale = 0.08 * math.sqrt(2.0 * math.pi)  # ∫ exp(−y²/2s²) dy
-    same = bundle(32, momentum=arrays.momentum / scale)
-    panel = difference_panel(same, (starts, ends))
-    top = np.linalg.norm(same.momentum, axis=1).max()
-    assert np.mean(np.abs(panel.values) < 0.02 * top) > 0.95
-    assert np.abs(panel.values).max() < 0.05 * top
-    # Scaled so that it looks small.
-    assert panel.norm.vmax > 0.1 * top
+    along = [(bent_paths(3), (starts, ends))]
+    assert len(flow_figure(bundle(hole=True), content(), along).axes) == 7
+    none = [(bent_paths(0), (starts[:0], ends[:0]))] * 2
+    assert len(flow_figure(bundle(), content(), none).axes) == 7
 
 
 def test_picture_in_the_plane(tmp_path: Path) -> None:
     file = tmp_path / "flow.png"
-    plot_flow(bundle(), content(), bent_paths(600), rays(), file)
+    plot_flow(bundle(), content(), groups(2, 300), file)
     assert [path.name for path in tmp_path.iterdir()] == ["flow.png"]
     picture = imread(file)[..., :3]
     height, width = picture.shape[:2]
@@ -256,7 +242,7 @@ def test_picture_in_the_plane(tmp_path: Path) -> None:
     for part in (0.05, 0.95):
         near = np.abs(left - WAY_COLORS(part)[:3]).max(axis=1) < 0.06
         assert near.sum() > 300
-    plot_flow(bundle(), content(), bent_paths(0), None, file)
+    plot_flow(bundle(), content(), [], file)
     fewer = imread(file)[..., :3]
     left = fewer[200:, : fewer.shape[1] // 2].reshape(-1, 3)
     assert (np.abs(left - WAY_COLORS(0.95)[:3]).max(axis=1) < 0.06).sum() == 0
@@ -269,10 +255,17 @@ def test_no_more_lines_than_a_picture_bears(
     from congested import plot_flow as module
 
     monkeypatch.setattr(
-        module, "_draw_ways", lambda _, ways: drawn.append((len(ways), ways.shape[1]))
+        module, "_draw_ways", lambda _, ways, width: drawn.append((len(ways), ways.shape[1]))
     )
-    plot_flow(bundle(8), content(), bent_paths(1000), rays(800), tmp_path / "flow.png")
+    plot_flow(bundle(8), content(), groups(2, 800), tmp_path / "flow.png")
     assert drawn == [(250, 65), (250, 25)]
+    # Of small groups there are paths enough, but rays of W₁ in one cross those in another.
+    drawn.clear()
+    plot_flow(bundle(8), content(), groups(5, 70), tmp_path / "flow.png")
+    assert drawn == [(250, 65), (70, 25)]
+    drawn.clear()
+    plot_flow(bundle(8), content(), groups(5, 70), tmp_path / "flow.png", lines=0)
+    assert drawn == [(0, 65), (0, 25)]
     assert straight_ways(rays(3)).shape == (3, 25, 2)
 
 
@@ -281,9 +274,8 @@ def test_picture_in_space(
     tmp_path: Path, strength: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "flow.png"
-    starts = np.random.default_rng(0).normal(0.3, 0.03, (30, 3))
-    chosen = (starts, starts + 0.4) if math.isfinite(strength) else None
-    plot_flow(flow(3, 6), content(strength), bent_paths(40, 3), chosen, file)
+    chosen = groups(1, 40, 3) if math.isfinite(strength) else []
+    plot_flow(flow(3, 6), content(strength), chosen or [(bent_paths(40, 3), outside())], file)
     picture = imread(file)[..., :3]
     columns = 4 if math.isfinite(strength) else 2
     height = picture.shape[0]
@@ -293,7 +285,31 @@ def test_picture_in_space(
     saturated = np.ptp(tubes, axis=1) > 0.25
     assert saturated.sum() > 500
     assert capfd.readouterr() == ("", "")
-    plot_flow(flow(3, 4), content(strength), bent_paths(0, 3), None, file)
+    plot_flow(flow(3, 4), content(strength), [], file)
+
+
+def outside() -> tuple[FloatArray, FloatArray]:
+    """Return straight rays that leave the cube."""
+    return np.full((3, 3), 0.9), np.full((3, 3), 1.4)
+
+
+def test_words_of_a_picture_in_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+
+    def keep(self: Figure, *_: object, **__: object) -> None:
+        figures.append(self)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr("congested.plot_flow.atomic_path", nullcontext)
+    for rays_ in (rays(40, 3), outside()):
+        plot_flow(flow(3, 4), content(), [(bent_paths(40, 3), rays_)], tmp_path / "flow.png")
+    within, without = figures
+    # Colours of lines stand for no numbers.
+    scales = [[text.get_text() for text in axes.get_yticklabels()] for axes in within.axes[1::2]]
+    assert scales[:2] == [["leaves", "arrives"]] * 2
+    assert len(within.texts) == 2
+    assert len(without.axes) == len(within.axes) - 2
+    assert without.texts[2].get_text() == "no straight rays: some would leave the domain"
 
 
 # --- the moving picture ---------------------------------------------------------------------
