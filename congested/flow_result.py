@@ -237,10 +237,9 @@ def _pictures(
 ) -> dict[Path, Callable[[Path], None]]:
     """Return what draws the pictures, by where they go (on rank 0)."""
     words = {**flow.reference.result, "flow": flow.numbers}
-    # Only a critic's momentum is compared with the solution's.
-    compared: dict[str, FloatArray] = {}
+    solved = None
     if flow.critic is not None:
-        compared["solved"] = arrays.momentum
+        solved = arrays.momentum  # with which the critic's is compared
         means = flow.field.momentum / flow.field.volume[:, None]
         arrays = replace(arrays, momentum=means)
     drawn: dict[Path, Callable[[Path], None]] = {}
@@ -249,7 +248,7 @@ def _pictures(
         def draw(file: Path) -> None:
             tell("picture")
             lines = min(paths.number, MOST_LINES)
-            plot_flow(arrays, words, _groups(flow), file, lines, **compared)
+            plot_flow(arrays, words, _groups(flow), file, lines, solved=solved)
 
         drawn[directory / PICTURE] = draw
     if animation != "none" and frames.number:

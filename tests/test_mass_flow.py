@@ -273,7 +273,7 @@ def test_mistakes_are_named() -> None:
 def test_a_picture_that_fails_leaves_all_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no paint")
 
     monkeypatch.setattr("congested.flow_result.plot_flow", fails)
