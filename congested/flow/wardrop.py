@@ -79,11 +79,14 @@ class Wardrop:
         Mean excess and its standard error.
     expected_relative_excess
         What it converges to: ∫ |m| + |m|²/(2λσ) + ∇u·m, over `expected_cost`.
-    max_relative_violation, pairs
-        Largest |u(x) − u(y)| − d(x, y) of 99 % of the sampled pairs of μ × ν, and how many these
-        are. Negative if no pair violates the inequality.
+    max_relative_violation, pairs, sources
+        Largest |u(x) − u(y)| − d(x, y) of 99 % of the sampled pairs of μ × ν, how many these are,
+        and from how many starts x they come. Negative if no pair violates the inequality. Pairs
+        share these starts, and so are not independent: a violation that is seen only from other
+        starts is missed however many ends there are.
     max_relative_violation_all, pairs_all
-        The same over all sampled pairs: starts with ends, each other, and all open vertices.
+        The same over all sampled pairs: the same starts with ends, each other, and all open
+        vertices.
     max_relative_violation_gradient_metric
         The same with max(1, |∇u|) in place of ξ: 0 to rounding whatever the potential is; a check
         of the check.
@@ -110,6 +113,7 @@ class Wardrop:
     expected_relative_excess: float
     max_relative_violation: float
     pairs: int
+    sources: int
     max_relative_violation_all: float
     pairs_all: int
     max_relative_violation_gradient_metric: float
@@ -238,6 +242,7 @@ def check_equilibrium(
         expected_relative_excess=(expected - fall) / expected if expected > 0.0 else 0.0,
         max_relative_violation=relative(_largest_of_most(judged, np.ones(pairs))),
         pairs=pairs,
+        sources=int(there[others].any(axis=1).sum()),
         max_relative_violation_all=largest(violation[there]),
         pairs_all=int(there.sum()),
         max_relative_violation_gradient_metric=largest(by_gradient[there]),
