@@ -113,7 +113,10 @@ def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     begin = None
     if arguments.resume:
         file = output / CHECKPOINT
-        stored = comm.bcast(on_root(comm, lambda: stored_options(file)))
+        try:
+            stored = comm.bcast(on_root(comm, lambda: stored_options(file)))
+        except InputError as error:
+            raise _of_flag(error) from error
         options = FlowOptions(**(stored | _given(arguments)))
     else:
         on_root(comm, lambda: prepare_directory(output))
@@ -210,6 +213,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _of_flag(error: InputError) -> InputError:
     """Return the error with the flag that is to blame, if it is one and not a file."""
-    if error.key in ("critic", "animation", *_OPTIONS):
+    if error.key in ("critic", "animation", "resume", *_OPTIONS):
         return InputError(error.message, key=f"--{error.key}", file=error.file)
     return error

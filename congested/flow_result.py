@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -49,8 +50,11 @@ ANIMATIONS = ("gif", "mp4", "none")
 
 # Particles, and other things, of which more are a mistake.
 _MOST = 10**12
+_MOST_FRAMES = 10_000
 # Particles in files that hold all of them at once; more go to flow.h5 as well.
 _AT_ONCE = 10_000
+# Places of such particles in time, all together.
+_PLACES = 10_000_000
 # Particles in an animation, and those whose paths and straight rays are drawn.
 _ANIMATED, _DRAWN = 2_000, 2_000
 # Groups of particles whose traffic is compared, particles in one, and the least that make one.
@@ -79,7 +83,7 @@ class FlowOptions:
         ``"constant-speed"``: each particle at its own; ``"dacorogna-moser"``: mass has the density
         (1 − t) μ + t ν at time t. Paths, ends and time-averaged momentum are the same.
     paths
-        Particles whose whole paths are written and drawn.
+        Particles whose whole paths are written, and the most that are drawn.
     """
 
     particles: int = 100_000
@@ -90,16 +94,32 @@ class FlowOptions:
     paths: int = 300
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        least = {"particles": 1, "seed": 0, "keep": 0, "frames": 1, "paths": 0}
-        for name, smallest in least.items():
-            value, most = getattr(self, name), math.inf if name == "seed" else _MOST
-            if not smallest <= value <= most:
-                allowed = f"an integer from {smallest} to {most:g}"
-                raise InputError(f"found {value}; allowed: {allowed}", key=name)
+        """Check the numbers, and make them plain integers."""
+        limits = {
+            "particles": (1, _MOST),
+            "seed": (0, math.inf),
+            "keep": (0, _MOST),
+            "frames": (1, _MOST_FRAMES),
+            "paths": (0, _MOST),
+        }
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            try:
+                number = operator.index(value)
+            except TypeError:
+                number = -1
+            if not least <= number <= most:
+                allowed = f"an integer from {least} to {most:g}"
+                raise InputError(f"found {value!r}; allowed: {allowed}", key=name)
+            object.__setattr__(self, name, number)
         if self.clock not in CLOCKS:
             allowed = " or ".join(f'"{clock}"' for clock in CLOCKS)
             raise InputError(f'found "{self.clock}"; allowed: {allowed}', key="clock")
+
+    @property
+    def at_once(self) -> int:
+        """Particles that files hold which are made at once."""
+        return max(min(_AT_ONCE, _PLACES // (self.frames + 1)), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +141,9 @@ class MassFlow:
     numbers
         Content of ``flow.json``.
     wardrop
-        Content of ``wardrop.json``; None for a critic.
+        Content of ``wardrop.json``; None for a critic, after a stop, and where it was not wanted.
     complete
-        Whether all particles have flown.
+        Whether all particles have flown, and all that was wanted has been found out.
     """
 
     reference: Reference
@@ -163,7 +183,7 @@ class MassFlow:
         animation
             ``"gif"``, ``"mp4"`` (needs ffmpeg), or ``"none"``.
         progress
-            Told the name of each step before it begins; there are `WRITING_STEPS`.
+            Told the name of each step before it begins; at most `WRITING_STEPS` of them.
 
         Returns
         -------
@@ -210,9 +230,9 @@ class MassFlow:
 
 def check_writing(options: FlowOptions, kind: str) -> None:
     """Raise InputError unless so many particles, and animations of a kind, can be written here."""
-    if options.keep > _AT_ONCE and importlib.util.find_spec("h5py") is None:
+    if options.keep > options.at_once and importlib.util.find_spec("h5py") is None:
         found = f"found {options.keep}, which needs the package h5py"
-        raise InputError(f"{found}; allowed here: at most {_AT_ONCE}", key="keep")
+        raise InputError(f"{found}; allowed here: at most {options.at_once}", key="keep")
     if kind not in ANIMATIONS:
         allowed = " or ".join(ANIMATIONS)
         raise InputError(f'found "{kind}"; allowed: {allowed}', key="animation")
@@ -328,6 +348,7 @@ def _write_data(flow: MassFlow, directory: Path) -> tuple[Frames, Paths]:
     """Write everything but numbers and pictures; return what is drawn (on rank 0)."""
     field, options = flow.field, flow.options
     kept = min(options.keep, flow.tally.particles)
+    times = np.arange(options.frames + 1) / options.frames
     shapes = {
         "positions": (options.frames + 1, field.dimension),
         "congestion": (options.frames + 1,),
@@ -341,20 +362,21 @@ def _write_data(flow: MassFlow, directory: Path) -> tuple[Frames, Paths]:
     }
     with ExitStack() as stack:
         store = None
-        if kept > _AT_ONCE:
+        if kept > options.at_once:
             from congested.io.flow_store import flow_store  # which needs h5py
 
-            store = stack.enter_context(flow_store(directory / STORE, columns, attributes))
+            store = stack.enter_context(flow_store(directory / STORE, columns, times, attributes))
         held = 0
         for starts in _starts(flow):
             rows = _rows(flow, starts)
             if store is not None:
                 store.append(rows)
-            if held < _AT_ONCE:
-                parts.append({name: values[: _AT_ONCE - held] for name, values in rows.items()})
+            if held < options.at_once:
+                parts.append(
+                    {name: values[: options.at_once - held] for name, values in rows.items()}
+                )
                 held += len(parts[-1]["mass"])
     rows = {name: np.concatenate([part[name] for part in parts]) for name in columns}
-    times = np.arange(options.frames + 1) / options.frames
     frames = Frames(times, rows["positions"], rows["mass"], rows["congestion"])
     save_frames(directory, frames, **{name: rows[name] for name in _NUMBERS if name != "mass"})
     write_particles(directory, frames)

@@ -64,18 +64,21 @@ def compute_flow(
     solution
         A solution, or one read by `reference_from_directory`.
     critic
-        Whose momentum −2λσ(|∇f| − 1)₊∇f/|∇f| is to move the particles instead.
+        What `load_critic`, `critic_from_module` or `critic_from_functions` returns; its momentum
+        −2λσ(|∇f| − 1)₊∇f/|∇f| is to move the particles instead.
     name, sign
         Of the critic; as in `compare`.
     options
         How many particles, and the like; of a flow that goes on those of the checkpoint are the
         default.
     progress
-        Told the name of each step before it begins; there are `steps(options)`.
+        Told the name of each step before it begins.
     stop
-        Asked between batches, with one answer on all ranks: why to stop, or None.
+        Asked between batches and before the paths are held against the cheapest ones, with one
+        answer on all ranks: why to stop, or None.
     checkpoint
-        Directory for a checkpoint, which is there until all particles have flown.
+        Directory for checkpoints, made if it does not exist. One is there after a few seconds and
+        after a stop, until a complete flow is written to the directory.
     resume
         Go on from the checkpoint.
     begin
@@ -95,8 +98,12 @@ def compute_flow(
         If the solution is not one, the critic is of another dimension, the checkpoint is not one
         of this flow, or λ = ∞ with a critic.
     """
-    reference = solution if isinstance(solution, Reference) else reference_of(solution)
-    comm, started = reference.comm, time.perf_counter()
+    started = time.perf_counter()
+    reference = _reference(solution)
+    comm = reference.comm
+    if critic is not None and not hasattr(critic, "dimension"):
+        allowed = "what load_critic, critic_from_module or critic_from_functions returns"
+        raise InputError(f"found {type(critic).__name__}; allowed: {allowed}", key="critic")
     tell = progress or (lambda step: None)
     file = None if checkpoint is None else Path(checkpoint) / CHECKPOINT
     if resume and file is None:
@@ -110,6 +117,9 @@ def compute_flow(
     if resume and file is not None:
         found = file
         tally = _resumed(comm, tally, on_root(comm, lambda: load_tally(found, field, plan)))
+    if checkpoint is not None:
+        place = Path(checkpoint)
+        on_root(comm, lambda: place.mkdir(parents=True, exist_ok=True))
     if begin is not None:
         begin()
     reasons: list[str] = []
@@ -121,20 +131,21 @@ def compute_flow(
         return reason is not None
 
     def save(now: Tally | None) -> None:
-        if file is not None:
-            place = file
-            on_root(
-                comm, lambda: None if now is None else save_tally(place, field, now, vars(options))
-            )
+        on_root(comm, lambda: _save(file, field, now, options))
 
     tally = _simulated(field, plan, comm, tally, stopped, tell, save)
+    wanted = critic is None and equilibrium
     complete = tally.batches == plan.batches
+    # The check takes longer than some million particles do.
+    if complete and wanted and stopped():
+        complete = False
+        save(tally if comm.rank == 0 else None)
     numbers: dict[str, Any] = {
         "schema": SCHEMA,
         "title": reference.result.get("title"),
         "critic": None if critic is None else name,
         "status": "done" if complete else "stopped",
-        "reason": "all particles have flown" if complete else reasons[0],
+        "reason": "all particles have flown" if complete else reasons[-1],
         "planned": options.particles,
         "seed": options.seed,
         "clock": options.clock,
@@ -148,7 +159,7 @@ def compute_flow(
     wardrop = None
     if critic is None:
         tell("shortest paths")
-    if critic is None and complete and equilibrium:
+    if wanted and complete:
         wardrop = comm.bcast(on_root(comm, lambda: _wardrop(reference, field, tally)))
     numbers["seconds"] = comm.allreduce(time.perf_counter() - started, op=MPI.MAX)
     return MassFlow(
@@ -161,6 +172,16 @@ def compute_flow(
         wardrop=wardrop,
         complete=complete,
     )
+
+
+def _reference(solution: Solution | Reference) -> Reference:
+    """Return a solution as critics see it (collective)."""
+    if isinstance(solution, Reference):
+        return solution
+    if not hasattr(solution, "mesh"):
+        allowed = "a Solution, or what reference_from_directory returns"
+        raise InputError(f"found {type(solution).__name__}; allowed: {allowed}", key="solution")
+    return reference_of(solution)
 
 
 def _stored(comm: MPI.Comm, file: Path) -> dict[str, Any]:
@@ -245,6 +266,12 @@ def _simulated(
     return tally
 
 
+def _save(file: Path | None, field: FlowField, tally: Tally | None, options: FlowOptions) -> None:
+    """Keep a tally, where it is and there is a place for it."""
+    if file is not None and tally is not None:
+        save_tally(file, field, tally, vars(options))
+
+
 def _numbers(field: FlowField, plan: Plan, tally: Tally) -> dict[str, Any]:
     """Return what the particles say (on rank 0)."""
     distances = arrival_distances(field, tally.sample()[1], plan.seed)
@@ -257,7 +284,7 @@ def _numbers(field: FlowField, plan: Plan, tally: Tally) -> dict[str, Any]:
 def _masses_kept(field: FlowField, plan: Plan, tally: Tally) -> dict[str, Any]:
     """Return where the first particles end if no mass is made or lost on the way (on rank 0)."""
     still = replace(field, growth=np.zeros(len(field.cells)))
-    ends, _ = move(still, tally.sample()[0])
+    ends = move(still, tally.sample()[0])
     distances = arrival_distances(still, ends, plan.seed)
     return {
         "particles": ends.number,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,12 @@ _ABOVE = 0.12  # inches between what is drawn and the words above it
 _SHADES, _OTHERS = 56, 190  # colours of particles and of all else, the same in all frames
 _STEP, _FIRST, _LAST = 90, 700, 1600  # milliseconds of a frame
 
-#: Told the part of the frames that are drawn.
-Progress = Callable[[float], None]
-
 
 def animate_flow(
     arrays: ResultArrays,
     content: Mapping[str, Any],
     frames: Frames,
     file: Path,
-    progress: Progress | None = None,
 ) -> None:
     """Draw particles that move over pale source (blue) and target (orange) densities (one rank).
 
@@ -77,8 +73,6 @@ def animate_flow(
         The particles; some thousand are enough, and they may be none.
     file
         To write: .gif, or .mp4 if there is ffmpeg. It appears under its name when it is complete.
-    progress
-        Called after each frame with the part that is done.
 
     Raises
     ------
@@ -91,7 +85,7 @@ def animate_flow(
     if film and not FFMpegWriter.isAvailable():
         raise InputError("a .mp4 file needs ffmpeg; allowed here: .gif", file=str(file))
     panel = moment_panel(frames, strength_of(content))
-    paper, *pictures = _pictures(arrays, content, frames, panel, progress or (lambda _: None))
+    paper, *pictures = _pictures(arrays, content, frames, panel)
     times = _milliseconds(len(frames.times))
     with atomic_path(file) as partial:
         if film:
@@ -115,7 +109,6 @@ def _pictures(
     content: Mapping[str, Any],
     frames: Frames,
     panel: Panel,
-    progress: Progress,
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Draw what does not change (h, w, 3), then the frames one after the other.
 
@@ -144,7 +137,6 @@ def _pictures(
         for artist in (dots, clock):
             axes.draw_artist(artist)
         yield np.array(canvas.buffer_rgba())[..., :3]
-        progress((number + 1) / len(frames.times))
 
 
 def _place(dots: PathCollection, places: FloatArray, depth: FloatArray, values: FloatArray) -> None:

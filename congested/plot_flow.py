@@ -221,10 +221,11 @@ def difference_panel(arrays: ResultArrays, groups: Sequence[Group]) -> Panel:
     """Compare the traffic of paths in the plane with that of straight rays.
 
     In each group both have the same starts and ends, so that what is random about these drops out
-    of the difference: at λ = ∞, where paths are straight rays of W₁, nothing is left. Traffic is
+    of the difference: at λ = ∞, where paths are straight rays of W₁, what is left is how far the
+    solution is from its limit (some percent of the scale at a gap of 1e-3). Traffic is
     length of ways per area, smoothed over 2 % of the domain's size, as some hundred ways say
     nothing about a single cell. Shown is the mean over the groups, drawn towards 0 by so many of
-    its standard errors that chance alone shows anything at all in one picture out of twenty: by
+    its standard errors that the scatter of groups shows anything in one picture out of twenty: by
     Student's t, for as many independent places as smoothed spots fit into the domain.
 
     Parameters

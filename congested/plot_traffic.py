@@ -17,7 +17,7 @@ from matplotlib.colors import (
 )
 
 from congested.geometry import FloatArray
-from congested.integrand import capacity
+from congested.integrand import capacity, gradient_norm
 from congested.io.arrays import ResultArrays
 from congested.plot_panels import (
     SOURCE_COLOR,
@@ -40,7 +40,7 @@ GREY_TO_RED = LinearSegmentedColormap.from_list(
 # Cells that together have less of the traffic are those where nothing moves.
 _STILL = 1e-3
 _INK = 0.3  # of full colour that densities have behind particles
-_NOTHING = f"{100 * _STILL:g} % of the traffic"
+_NOTHING = f"together {100 * _STILL:g} % of the traffic"
 
 
 def strength_of(content: Mapping[str, Any]) -> float:
@@ -66,7 +66,8 @@ def congestion_panel(arrays: ResultArrays, strength: float) -> Panel:
         root = PowerNorm(0.5, 0.0, top)
         return Panel("traffic", "traffic |m|", speed, moved, PALE_REDS, root, _NOTHING)
     kappa = capacity(arrays.weight, strength)
-    factor = 1.0 + np.divide(speed, kappa, out=np.zeros(len(speed)), where=moved & (kappa > 0.0))
+    there = moved & (kappa > 0.0)
+    factor = np.where(there, gradient_norm(np.where(there, speed, 0.0), kappa), 1.0)
     norm = factor_norm(factor[moved], traffic[moved])
     title = "congestion factor 1 + |m|/(2λσ)"
     return Panel("congestion", title, factor, moved, PALE_REDS, norm, _NOTHING)

@@ -171,7 +171,7 @@ def flow_table(
     Parameters
     ----------
     flow, wardrop
-        Content of flow.json and of wardrop.json; there is no latter for a critic.
+        Content of flow.json and, if there is one, of wardrop.json.
     directory
         Where they were written.
     """

@@ -96,7 +96,7 @@ def test_a_critics_flow_has_a_directory_of_its_own(
         (["--clock", "sundial"], "constant-speed or dacorogna-moser"),
         (["--animation", "flip-book"], "gif or mp4 or none"),
         (["--critic", "missing.pt"], "no such file"),
-        (["--resume"], "nothing is left to do"),
+        (["--resume"], "--resume: found no flow.checkpoint.npz"),
         (["--frames", "2.5"], "an integer >= 1"),
         (["--particles", "1e99"], "an integer from 1 to 1e+12"),
         (["--activation", "tanh"], "--activation: found tanh without --critic"),
@@ -168,6 +168,13 @@ def test_out_of_time_and_on(
     assert one == other
     with np.load(out / "flow.npz") as first, np.load(whole / "flow.npz") as second:
         np.testing.assert_array_equal(first["positions"], second["positions"])
+
+
+def test_words_are_those_of_the_library() -> None:
+    from congested import cli_flow, flow_result
+
+    assert cli_flow._CLOCKS == flow_result.CLOCKS
+    assert cli_flow._ANIMATIONS == flow_result.ANIMATIONS
 
 
 def test_an_interrupt_keeps_what_has_flown(result: Path, tmp_path: Path) -> None:

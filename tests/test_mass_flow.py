@@ -133,6 +133,7 @@ def test_more_particles_than_fit_go_to_one_more_file(tmp_path: Path) -> None:
         positions = stored["positions"][:]
         assert stored.attrs["clock"] == "constant-speed"
         assert stored["mass"].shape == (12_345,)
+        np.testing.assert_array_equal(stored["times"], [0.0, 0.5, 1.0])
     assert positions.shape == (12_345, 3, 2)
     starts, ends = flow.tally.sample()
     np.testing.assert_allclose(positions[:, 0], starts.points(flow.field)[:12_345], atol=1e-14)
@@ -180,7 +181,7 @@ def test_a_stop_keeps_what_has_flown_and_the_rest_follows(tmp_path: Path) -> Non
     assert rest.wardrop == whole.wardrop
     rest.write(tmp_path, pictures=False, animation="none")
     assert not (tmp_path / CHECKPOINT).exists()
-    with pytest.raises(InputError, match="nothing is left to do"):
+    with pytest.raises(InputError, match="a flow that is complete leaves none"):
         ct.compute_flow(reference("plane"), options=FEW, checkpoint=tmp_path, resume=True)
     with pytest.raises(InputError, match="resume without checkpoint"):
         ct.compute_flow(reference("plane"), options=FEW, resume=True)
@@ -203,7 +204,7 @@ def test_checkpoints_come_while_particles_fly(
             checkpoint=tmp_path,
             begin=lambda: (tmp_path / CHECKPOINT).unlink(missing_ok=True),
         )
-    assert seen[:15] == [True] * 15 and seen[15:] == [False] * 15
+    assert seen[:16] == [True] * 16 and seen[16:] == [False] * 16
 
 
 def test_nothing_begins_before_the_input_is_known_to_be_good() -> None:
@@ -216,6 +217,49 @@ def test_nothing_begins_before_the_input_is_known_to_be_good() -> None:
         reference("plane"), options=FEW, begin=lambda: begun.append("plane"), equilibrium=False
     )
     assert begun == ["plane"] and flow.wardrop is None
+
+
+def test_a_stop_before_the_check_leaves_it_to_the_next_run(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def stop() -> str | None:
+        asked.append(1)
+        return "late" if len(asked) == 16 else None
+
+    place = tmp_path / "new" / "one"
+    part = ct.compute_flow(reference("plane"), options=FEW, stop=stop, checkpoint=place)
+    content = part.result()
+    assert content["particles"] == 4_000 and part.wardrop is None
+    assert (content["status"], content["reason"]) == ("stopped", "late")
+    part.write(place, pictures=False, animation="none")
+    rest = ct.compute_flow(reference("plane"), checkpoint=place, resume=True)
+    assert rest.complete and rest.wardrop is not None
+    rest.write(place, pictures=False, animation="none")
+    assert not (place / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("slope", [20.0, 1000.0])
+def test_a_critic_whose_sinks_swallow_everything(slope: float, tmp_path: Path) -> None:
+    steep = ct.critic_from_functions(
+        lambda points: -slope * points[:, 0],
+        lambda points: np.tile([-slope, 0.0], (len(points), 1)),
+        dimension=2,
+    )
+    flow = ct.compute_flow(reference("plane"), steep, name="steep", options=FEW)
+    content = flow.result()
+    assert content["pushforward_wasserstein1"] is None
+    assert content["imbalance"]["critic"]["lost"][0] > 10.0
+    assert content["masses_kept"]["pushforward_wasserstein1"]["value"] > 0.1
+    flow.write(tmp_path, pictures=False, animation="none")
+    assert (tmp_path / "flow.json").exists()
+
+
+def test_a_directory_may_have_the_name_of_the_frames(tmp_path: Path) -> None:
+    flow = ct.compute_flow(reference("plane"), options=FEW, equilibrium=False)
+    place = tmp_path / "flow_particles"
+    for _ in range(2):
+        flow.write(place, pictures=False, animation="none")
+        assert len(list((place / "flow_particles").iterdir())) == 5
 
 
 def test_the_flow_of_the_solutions_own_potential(tmp_path: Path) -> None:
@@ -252,12 +296,20 @@ def test_mistakes_are_named() -> None:
     for name, value in (
         ("particles", 0),
         ("particles", 10**13),
+        ("particles", 2.5),
+        ("keep", "many"),
+        ("frames", 10**5),
         ("seed", -1),
         ("frames", 0),
         ("clock", "sundial"),
     ):
         with pytest.raises(InputError, match=f"{name}.*allowed"):
             ct.FlowOptions(**{name: value})
+    assert vars(ct.FlowOptions(np.int64(7)))["particles"].__class__ is int  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"solution: found str; allowed: a Solution"):
+        ct.compute_flow("results/two_gaussians", options=FEW)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"critic: found function; allowed: .*from_functions"):
+        ct.compute_flow(reference("plane"), lambda points: points, options=FEW)  # type: ignore[arg-type]
     wide = FunctionCritic(3, lambda points: points[:, 0], np.ones_like)
     with pytest.raises(InputError, match=r"wide.*3 coordinates"):
         ct.compute_flow(reference("plane"), wide, name="wide", options=FEW)

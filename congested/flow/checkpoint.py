@@ -16,6 +16,9 @@ from congested.flow.field import FlowField
 from congested.flow.simulate import Plan, Tally, tally_from_arrays
 from congested.io.arrays import save_npz
 
+#: Format of the file.
+SCHEMA = 1
+
 
 def fingerprint(field: FlowField) -> str:
     """Return a text that tells two flows apart."""
@@ -45,7 +48,8 @@ def save_tally(
         If the file cannot be written; an older one is then still there.
     """
     texts = {"options": json.dumps(dict(options)), "flow": fingerprint(field)}
-    save_npz(path, tally.arrays() | {name: np.array(text) for name, text in texts.items()})
+    more = {name: np.array(value) for name, value in (texts | {"schema": SCHEMA}).items()}
+    save_npz(path, tally.arrays() | more)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -53,14 +57,17 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found: dict[str, Any] = {name: stored[name] for name in stored.files}
+        schema = int(found.pop("schema"))
+        if schema != SCHEMA:
+            raise ValueError(f"its format is {schema}, not {SCHEMA}")
         found["options"] = dict(json.loads(str(found["options"])))
         found["flow"] = str(found["flow"])
         return found
     except FileNotFoundError:
-        text = f"found no {path.name}, so that nothing is left to do"
+        text = f"found no {path.name}: a flow that is complete leaves none"
         raise InputError(
             f"{text}; allowed: the directory of a flow that was stopped",
-            key="--resume",
+            key="resume",
             file=str(path.parent),
         ) from None
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError, TypeError, OSError) as error:
@@ -78,7 +85,7 @@ def stored_options(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If there is no checkpoint.
+        If there is no checkpoint, or one of another version.
     """
     return dict(_read(path)["options"])
 
@@ -101,11 +108,11 @@ def load_tally(path: Path, field: FlowField, plan: Plan) -> Tally:
     if stored != (plan.particles, plan.seed):
         words = f"found {stored[0]} particles with seed {stored[1]}"
         asked = f"{plan.particles} with seed {plan.seed}, as asked for"
-        raise InputError(f"{words}; allowed: {asked}", key="--resume", file=str(path))
+        raise InputError(f"{words}; allowed: {asked}", key="resume", file=str(path))
     if flow != fingerprint(field):
         raise InputError(
             "found the particles of another flow; allowed: those of this solution",
-            key="--resume",
+            key="resume",
             file=str(path),
         )
     return tally

@@ -168,8 +168,7 @@ def move(
     end: float = 1.0,
     *,
     deposits: Deposits | None = None,
-    instants: FloatArray | None = None,
-) -> tuple[Particles, FloatArray]:
+) -> Particles:
     """Move particles until a time, without an error but rounding.
 
     Parameters
@@ -182,16 +181,13 @@ def move(
         The time, at most 1.
     deposits
         To which is added what they leave behind.
-    instants
-        Times (f,) ascending, at which their places are wanted.
 
     Returns
     -------
-    particles, positions
-        The particles then, and their places (n, f, d).
+    Particles
+        The particles then.
     """
-    moved, positions, _, _ = _move(field, particles, end, deposits, instants, record=False)
-    return moved, positions
+    return _move(field, particles, end, deposits, None, record=False)[0]
 
 
 def moments(
@@ -216,7 +212,18 @@ def moments(
 
 
 def trace(field: FlowField, particles: Particles, end: float = 1.0) -> tuple[Particles, Paths]:
-    """Move particles until a time, and keep their paths."""
+    """Move particles until a time, and keep their paths.
+
+    Parameters
+    ----------
+    field, particles, end
+        As in `move`.
+
+    Returns
+    -------
+    particles, paths
+        The particles then, and their paths from here.
+    """
     moved, _, _, paths = _move(field, particles, end, None, None, record=True)
     assert paths is not None
     return moved, paths

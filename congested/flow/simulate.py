@@ -212,10 +212,8 @@ def _with_batch(field: FlowField, plan: Plan, comm: MPI.Comm, tally: Tally, batc
     own = slice(comm.rank * number // comm.size, (comm.rank + 1) * number // comm.size)
     starts = drawn.part(own)
     deposits = no_deposits(field)
-    ends, _ = move(field, starts, deposits=deposits)
-    arrived: FloatArray = np.asarray(
-        np.bincount(ends.cell, ends.mass, minlength=len(field.cells)), dtype=np.float64
-    )
+    ends = move(field, starts, deposits=deposits)
+    arrived = arrivals(field, ends)
     length, cost = ends.work.T
     sums = np.array(
         [
@@ -264,13 +262,23 @@ def _sum_on_root(comm: MPI.Comm, values: FloatArray) -> None:
         comm.Reduce(values, None, op=MPI.SUM)
 
 
+def arrivals(field: FlowField, ends: Particles) -> FloatArray:
+    """Return the mass of particles in each cell (C,)."""
+    found = np.bincount(ends.cell, ends.mass, minlength=len(field.cells))
+    return np.asarray(found, dtype=np.float64)
+
+
+def arrivals_difference(field: FlowField, arrived: FloatArray, share: float) -> float:
+    """Return Σ_T |arrived − ν_T|, from masses (C,) that are a share of all."""
+    return float(np.abs(arrived / share - field.volume * field.target).sum())
+
+
 def _errors(
     field: FlowField, displacement: FloatArray, arrived: FloatArray, share: float
 ) -> tuple[float, float]:
-    """Return Σ_T |Σ mass δx − ∫_T m| and Σ_T |mass − ν_T|, from a share of the mass."""
+    """Return Σ_T |Σ mass δx − ∫_T m| and Σ_T |arrived − ν_T|, from a share of the mass."""
     momentum = np.linalg.norm(displacement / share - field.momentum, axis=1).sum()
-    arrivals = np.abs(arrived / share - field.volume * field.target).sum()
-    return float(momentum), float(arrivals)
+    return float(momentum), arrivals_difference(field, arrived, share)
 
 
 def _with_sample(

@@ -88,8 +88,8 @@ class Wardrop:
         The same over all sampled pairs: the same starts with ends, each other, and all open
         vertices.
     max_relative_violation_gradient_metric
-        The same with max(1, |∇u|) in place of ξ: 0 to rounding whatever the potential is; a check
-        of the check.
+        The same with max(1, |∇u|) in place of ξ: ≤ 0 but for rounding, whatever the potential is;
+        a check of the check.
     mean_relative_detour, max_relative_detour, min_relative_detour, detours
         Cost of used paths less d(start, end), and of how many.
     distance_error

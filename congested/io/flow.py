@@ -177,7 +177,7 @@ def write_particles(directory: Path, frames: FrameArrays) -> Path:
             points = _in_space(frames.positions[:, number]).astype(np.float32)
             _save_points(stage / name, points, data)
         for path in flow_files(directory):
-            if path.name == COLLECTION or path.parent.name == FRAMES:
+            if path.name == COLLECTION or path.parent == directory / FRAMES:
                 _remove(path)
         folder = directory / FRAMES
         folder.mkdir(exist_ok=True)

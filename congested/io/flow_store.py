@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from congested.geometry import FloatArray
 from congested.io.files import atomic_path
 
 _CHUNK = 2**17  # bytes
@@ -76,6 +77,7 @@ class FlowStore:
 def flow_store(
     path: Path,
     columns: Mapping[str, tuple[int, ...]],
+    times: FloatArray,
     attributes: Mapping[str, str | int | float] | None = None,
 ) -> Iterator[FlowStore]:
     """Open a file that particles are appended to (one rank).
@@ -86,6 +88,8 @@ def flow_store(
         The file to write.
     columns
         As for `FlowStore`.
+    times
+        Times (f,) of the positions, a data set of its own.
     attributes
         Numbers and texts that say what the file is of.
 
@@ -97,4 +101,5 @@ def flow_store(
     with atomic_path(path) as partial:
         with h5py.File(partial, "w") as file:
             file.attrs.update(attributes or {})
+            file.create_dataset("times", data=times)
             yield FlowStore(file, columns)

@@ -123,7 +123,7 @@ def test_a_simulation_that_was_stopped_goes_on_as_if_it_were_not(tmp_path: Path)
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(InputError, match="no checkpoint"):
         load_tally(file, field, plan)
-    with pytest.raises(InputError, match=r"found no flow\.checkpoint\.npz"):
+    with pytest.raises(InputError, match=r"resume: found no flow\.checkpoint\.npz"):
         load_tally(tmp_path / "none" / "flow.checkpoint.npz", field, plan)
 
 

@@ -57,7 +57,7 @@ def case_of(solution: ct.Solution, paths: int = PATHS) -> Case:
     assert arrays is not None
     field = flow_field(arrays, solution.problem.strength)
     starts = draw_particles(field, paths, np.random.default_rng(5))
-    ends, _ = move(field, starts)
+    ends = move(field, starts)
     return Case(solution, field, *potential_of_cells(arrays), starts, ends)
 
 
@@ -195,7 +195,7 @@ def test_error_bars_are_those_of_independent_paths():
     means = []
     for seed in range(60):
         starts = draw_particles(case.field, 300, np.random.default_rng(seed))
-        some = replace(case, starts=starts, ends=move(case.field, starts)[0])
+        some = replace(case, starts=starts, ends=move(case.field, starts))
         one = some.check(sources=1, targets=1, per_edge=0)
         means.append((one.mean_cost, one.mean_relative_excess * one.mean_cost))
     scatter = np.std(means, axis=0, ddof=1) * np.sqrt(300 / PATHS)
@@ -401,7 +401,7 @@ def test_wrong_flux_is_seen():
     curl = turn * (bump[np.roll(corners, -2, axis=1)] - bump[np.roll(corners, -1, axis=1)])
     curl[field.neighbours < 0] = 0.0
     wrong = replace(field, flux=field.flux + curl - curl.sum(axis=1, keepdims=True) / 3.0)
-    ends, _ = move(wrong, case.starts)
+    ends = move(wrong, case.starts)
     found = check_equilibrium(wrong, case.potential, case.starts, ends, per_edge=3)
     good = case.check(per_edge=3)
     assert found.max_relative_excess > 10.0 * good.max_relative_excess

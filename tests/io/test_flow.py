@@ -28,6 +28,7 @@ from congested.io.flow import (
 from congested.io.flow_store import flow_store
 
 NUMBERS = np.random.default_rng(3)
+TIMES = np.array([0.0, 0.5, 1.0])
 COLUMNS: dict[str, tuple[int, ...]] = {"start": (2,), "mass": ()}
 
 
@@ -162,7 +163,7 @@ def test_only_our_own_old_files_are_removed(tmp_path: Path) -> None:
 def test_a_store_appears_when_it_is_complete(tmp_path: Path) -> None:
     file = tmp_path / "flow.h5"
     batches = [rows(number) for number in (100_000, 1, 30_000)]
-    with flow_store(file, COLUMNS, {"seed": 7, "title": "λ"}) as store:
+    with flow_store(file, COLUMNS, TIMES, {"seed": 7, "title": "λ"}) as store:
         for batch in batches:
             store.append(batch)
         assert store.number == 130_001 and not file.exists()
@@ -170,7 +171,8 @@ def test_a_store_appears_when_it_is_complete(tmp_path: Path) -> None:
     with h5py.File(file) as stored:
         assert stored["start"].chunks[0] < 100_000
         assert dict(stored.attrs) == {"seed": 7, "title": "λ"}
-        assert set(stored) == set(COLUMNS)
+        assert set(stored) == {*COLUMNS, "times"}
+        np.testing.assert_array_equal(stored["times"], TIMES)
         for name in COLUMNS:
             np.testing.assert_array_equal(
                 stored[name][:], np.concatenate([batch[name] for batch in batches])
@@ -180,7 +182,7 @@ def test_a_store_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_interrupted_store_leaves_the_old_one(tmp_path: Path) -> None:
     file = tmp_path / "flow.h5"
     file.write_text("an older one")
-    with pytest.raises(KeyboardInterrupt), flow_store(file, COLUMNS) as store:
+    with pytest.raises(KeyboardInterrupt), flow_store(file, COLUMNS, TIMES) as store:
         store.append(rows(50))
         raise KeyboardInterrupt
     assert file.read_text() == "an older one"
@@ -188,7 +190,7 @@ def test_an_interrupted_store_leaves_the_old_one(tmp_path: Path) -> None:
 
 
 def test_rows_must_fit(tmp_path: Path) -> None:
-    with flow_store(tmp_path / "flow.h5", COLUMNS) as store:
+    with flow_store(tmp_path / "flow.h5", COLUMNS, TIMES) as store:
         good = rows(3)
         with pytest.raises(ValueError, match="found columns"):
             store.append({"mass": good["mass"]})
