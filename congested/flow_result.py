@@ -268,7 +268,7 @@ def _pictures(
         def draw(file: Path) -> None:
             tell("picture")
             lines = min(paths.number, MOST_LINES)
-            plot_flow(arrays, words, _groups(flow), file, lines, solved=solved)
+            plot_flow(arrays, words, ray_groups(flow), file, lines, solved=solved)
 
         drawn[directory / PICTURE] = draw
     if animation != "none" and frames.number:
@@ -288,7 +288,7 @@ def _first(frames: Frames, number: int) -> Frames:
     )
 
 
-def _groups(flow: MassFlow) -> list[Group]:
+def ray_groups(flow: MassFlow) -> list[Group]:
     """Return paths of the first particles, with the straight rays of W₁ between starts and ends.
 
     In the plane there are groups whose traffic is compared. Particles of a critic do not arrive as

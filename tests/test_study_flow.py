@@ -20,6 +20,9 @@ def test_the_quick_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert fine["max_relative_excess"] < 0.6 * coarse["max_relative_excess"]
     assert fine["mean_relative_excess"] == pytest.approx(fine["relative_gap"], rel=0.5)
     assert study.critics == ()
-    stored = json.loads((tmp_path / "flow.json").read_text(encoding="utf-8"))
+    # At λ = ∞ the picture has next to nothing to show.
+    (limit,) = study.limits
+    assert len(limit["shown"]) == 6 and max(limit["shown"]) < 0.1
+    stored = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert stored["equilibrium"][1]["pairs"] == fine["pairs"]
     assert "two_gaussians" in capsys.readouterr().out

@@ -11,19 +11,20 @@ directions of the arcs cost, on the finest meshes, too.
 (`congested.flow.eikonal`). In a constant metric distances are convex where the source is in sight,
 and affine values between nodes above them: still upper bounds. In others they are to the second
 order of the spacing, and too small only next to points with two shortest ways. Measured in a
-constant metric, mean (largest) overestimate in percent over pairs of points that see each other:
+constant metric (`scripts/study_distances.py`), mean (largest, next to a source) overestimate in
+percent, from 8 vertices to all others that they see:
 
 ================================  ============  ============  ============  ============
 points on an edge k               0             1             3             7
 ================================  ============  ============  ============  ============
-crossed box, 65k cells, graph     5.6 (9.7)     2.6 (4.2)     0.96 (1.4)    0.27 (0.39)
-the same, distances               0.59 (3.9)    0.21 (1.0)    0.07 (0.39)   0.02 (0.12)
-disc with hole, 511 cells, graph  7.0 (18)      1.6 (3.9)     0.62 (1.5)    0.20 (0.41)
-the same, distances               3.2 (8.4)     0.76 (1.8)    0.26 (0.73)   0.08 (0.32)
-cube, 10k cells, graph            30 (51)       6.4 (14)      2.5 (4.9)
-the same, distances               6.3 (12)      1.8 (4.1)     0.74 (1.6)
-ball, 503 cells, graph            14 (32)       4.9 (10)      2.3 (5.4)     0.92 (2.8)
-the same, distances               10 (20)       3.5 (8.1)     1.4 (3.2)     0.45 (1.0)
+crossed box, 65k cells, graph     5.4 (41)      2.6 (5.2)     0.95 (1.4)    0.27 (0.42)
+the same, distances               0.46 (21)     0.18 (2.6)    0.06 (0.72)   0.02 (0.17)
+disc with hole, 511 cells, graph  6.0 (20)      1.4 (4.5)     0.52 (1.4)    0.16 (0.59)
+the same, distances               2.4 (11)      0.57 (2.2)    0.19 (0.65)   0.05 (0.18)
+cube, 10k cells, graph            25 (47)       5.5 (13)      2.0 (4.6)
+the same, distances               5.4 (21)      1.4 (5.2)     0.56 (1.8)
+ball, 503 cells, graph            10 (44)       3.6 (10)      1.7 (5.3)     0.61 (2.0)
+the same, distances               6.5 (24)      2.2 (6.6)     0.79 (2.2)    0.24 (0.77)
 ================================  ============  ============  ============  ============
 
 These fall about like (k + 1)^-1.6, and with the mesh; two values of k tell what is left
@@ -112,7 +113,7 @@ class Graph:
 def mesh_graph(
     vertices: FloatArray,
     cells: IntArray,
-    per_edge: int | None = None,
+    per_edge: int,
     *,
     points: FloatArray | None = None,
     cells_of_points: IntArray | None = None,
@@ -125,7 +126,7 @@ def mesh_graph(
     vertices, cells
         Coordinates (V, d) and vertex numbers (C, d+1).
     per_edge
-        Points on each edge; default: `affordable_per_edge`.
+        Points on each edge, see `affordable_per_edge`.
     points, cells_of_points
         Points (p, d) inside cells that become nodes, and their cells (p,).
     is_open
@@ -137,8 +138,6 @@ def mesh_graph(
         If the number of points on an edge is negative.
     """
     dimension = vertices.shape[1]
-    if per_edge is None:
-        per_edge = affordable_per_edge(len(cells), dimension)
     if per_edge < 0:
         raise InputError(f"found {per_edge}; allowed: a number from 0 on", key="per_edge")
     inner = np.zeros((0, dimension)) if points is None else points

@@ -60,12 +60,12 @@ class Particles:
         corners = field.vertices[field.cells[self.cell]]
         return np.einsum("ni,nid->nd", self.barycentric, corners)
 
-    def arrived(self, end: float = 1.0) -> BoolArray:
-        """Return which particles (n,) have got to a time: all but those that were lost on the way.
+    def arrived(self) -> BoolArray:
+        """Return which particles (n,) have got to the end: all but those lost on the way.
 
         A momentum without rest can turn in circles through cells in which there is hardly mass.
         """
-        return np.asarray(self.time >= end)
+        return np.asarray(self.time >= 1.0)
 
 
 @dataclass(frozen=True, eq=False)
