@@ -92,11 +92,9 @@ def add_flow(commands: Any) -> None:
 
 def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     from congested.critics.reference import reference_from_directory
-    from congested.flow.checkpoint import stored_options
     from congested.flow_result import WRITING_STEPS, FlowOptions, check_writing
     from congested.io.files import on_root
-    from congested.io.flow import CHECKPOINT
-    from congested.mass_flow import compute_flow, steps
+    from congested.mass_flow import compute_flow, resumed_options, steps
 
     started = time.monotonic()
     _check_critic_flags(arguments)
@@ -112,12 +110,10 @@ def _flow(arguments: argparse.Namespace, comm: MPI.Comm) -> int:
     output = _output(arguments)
     begin = None
     if arguments.resume:
-        file = output / CHECKPOINT
         try:
-            stored = comm.bcast(on_root(comm, lambda: stored_options(file)))
+            options = resumed_options(output, comm, _given(arguments))
         except InputError as error:
             raise _of_flag(error) from error
-        options = FlowOptions(**(stored | _given(arguments)))
     else:
         on_root(comm, lambda: prepare_directory(output))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,8 +108,9 @@ def compute_flow(
     file = None if checkpoint is None else Path(checkpoint) / CHECKPOINT
     if resume and file is None:
         raise InputError("found resume without checkpoint; allowed: both", key="resume")
-    if options is None:
-        options = FlowOptions(**(_stored(comm, file) if resume and file is not None else {}))
+    if options is None and resume and checkpoint is not None:
+        options = resumed_options(checkpoint, comm)
+    options = options or FlowOptions()
     tell("momentum")
     field, balance = _field(reference, critic, name, sign)
     plan = Plan(options.particles, options.seed)
@@ -184,21 +185,23 @@ def _reference(solution: Solution | Reference) -> Reference:
     return reference_of(solution)
 
 
-def _stored(comm: MPI.Comm, file: Path) -> dict[str, Any]:
-    """Return the options of a checkpoint (collective)."""
-    return dict(comm.bcast(on_root(comm, lambda: stored_options(file))))
+def resumed_options(
+    directory: str | Path, comm: MPI.Comm, given: Mapping[str, Any] | None = None
+) -> FlowOptions:
+    """Return the options of a flow that was stopped, but for those that are given (collective).
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint in the directory.
+    """
+    stored = comm.bcast(on_root(comm, lambda: stored_options(Path(directory) / CHECKPOINT)))
+    return FlowOptions(**(stored | dict(given or {})))
 
 
 def steps(options: FlowOptions, *, critic: bool) -> int:
     """Return how many steps `compute_flow` tells its progress."""
     return Plan(options.particles, options.seed).batches + 3 + critic
-
-
-def check_strength(reference: Reference) -> None:
-    """Raise InputError unless critics have a momentum under the solution's λ."""
-    if math.isinf(reference.strength):
-        found = "found a solution with λ = ∞, for which a critic has no momentum"
-        raise InputError(f"{found}; allowed: finite λ", key="critic")
 
 
 def _field(
@@ -209,7 +212,9 @@ def _field(
     if critic is None:
         found = on_root(comm, lambda: None if arrays is None else flow_field(arrays, strength))
         return broadcast_field(comm, found), None
-    check_strength(reference)
+    if math.isinf(strength):
+        text = "found a solution with λ = ∞, for which a critic has no momentum"
+        raise InputError(f"{text}; allowed: finite λ", key="critic")
     try:
         evaluation = evaluate(reference, critic, sign=sign)
     except InputError as error:

@@ -176,7 +176,9 @@ def paint(folder: Path) -> None:
                 place = folder / method
                 flow = ct.compute_flow(found, critic, name=f"the published {method} critic")
                 flow.write(place, **none)
-                copy_in_few_colors(place / "flow.png", folder / f"{method}.png", WIDTH, LEVELS)
+                copy_in_few_colors(
+                    place / "flow.png", folder / f"flow_critic_{method}.png", WIDTH, LEVELS
+                )
 
 
 def tables(study: Study) -> list[Table]:
